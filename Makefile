@@ -1,0 +1,61 @@
+# make run and make test do all their own set-up; see CONTRIBUTING.md for the rest.
+PYTHON ?= python3
+VENV   ?= .venv
+TORCH  ?= torch==2.13.0
+BIN    := $(VENV)/bin
+FORM   ?= short
+
+.PHONY: run test lint links bench clean system
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run     the main job on real data: prune, quantise, deploy to this machine, measure, gate"
+	@echo "make test    all tests"
+	@echo "make lint    ruff, mypy --strict, import layers, spelling, the agent's Python floor"
+	@echo "make bench-NAME [FORM=long]   one benchmark of benchmarks/; make bench: all short forms"
+	@echo "make clean   everything that these made"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run.done: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[torch,onnxruntime]"
+	@touch $@
+
+$(VENV)/dev.done: $(VENV)/run.done
+	$(BIN)/python -m pip install --quiet "$(TORCH)" --editable ".[torch,onnxruntime,dev]"
+	@touch $@
+
+run: $(VENV)/run.done
+	$(BIN)/edgec deploy --target localhost
+
+test: $(VENV)/dev.done system
+	$(BIN)/python -m pytest
+
+# Debian's parts that tests use: a real OpenSSH server, a real browser. Without root and apt the tests that need them are skipped by name.
+system:
+	@bash tests/system.sh
+
+lint: $(VENV)/dev.done links
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PYTHONPATH=build/src $(BIN)/lint-imports
+	$(BIN)/codespell
+	$(BIN)/vermin -t=3.6- --violations --no-tips targets/agent profilers/meters
+
+# Tools that read files do not see through an editable install: a folder of links that looks like the installed package (docs/adr/0001).
+links:
+	@mkdir -p build/src/edgec
+	@ln -sfn ../../../pipeline/_root/__init__.py build/src/edgec/__init__.py
+	@ln -sfn ../../../pipeline/_root/py.typed build/src/edgec/py.typed
+	@for d in pipeline targets profilers models; do ln -sfn ../../../$$d build/src/edgec/$$d; done
+
+bench: bench-startup
+
+bench-%: $(VENV)/dev.done
+	$(BIN)/python benchmarks/$*.py --form $(FORM)
+
+clean:
+	rm -rf $(VENV) build dist .edgec reports *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,189 @@
+"""The seams. Callers depend on these only; `tests/contract/` holds the laws against every implementation and every fake."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from edgec.pipeline.core.records import (
+    Artifact,
+    Checkpoint,
+    Digest,
+    Estimate,
+    Exported,
+    Precision,
+    Record,
+    RecordId,
+    Split,
+    TargetFacts,
+)
+
+
+class Support:
+    """Whether a backend can serve a target at a precision: yes, or no with the reason and what works instead."""
+
+    __slots__ = ("hint", "reason", "usable")
+
+    def __init__(self, *, usable: bool, reason: str = "", hint: str = "") -> None:
+        self.usable, self.reason, self.hint = usable, reason, hint
+
+
+class Backend(Protocol):
+    """Turns an exported network into something that a runtime executes.
+
+    Laws: `support` imports nothing heavy and never raises; the same input gives the same bytes; a failure leaves no file behind.
+    """
+
+    name: ClassVar[str]
+    """Also the name of the device half in `edgec.targets.agent.runners`."""
+    format: ClassVar[str]
+
+    def support(self, facts: TargetFacts, precision: Precision) -> Support:
+        """Asked before anything is trained."""
+        ...
+
+    def lower(self, exported: Exported, parent: RecordId, source: Path, out: Path) -> Artifact:
+        """Write the artifact to `out`."""
+        ...
+
+    def infer(self, file: Path, inputs: Mapping[str, Any], *, threads: int = 1) -> dict[str, Any]:
+        """Run the artifact here on the host (NumPy arrays in and out), for parity. Raises ToolchainMissing without the runtime."""
+        ...
+
+
+class Transport(Protocol):
+    """Five verbs to a machine. Laws: every call has a deadline; a failure raises a TargetError that names the machine; `close` may be
+    called twice; nothing is written outside the paths given."""
+
+    name: str
+
+    def connect(self) -> None: ...
+
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> tuple[int, str, str]:
+        """Run a command (words, never a shell line): exit status, stdout, stderr."""
+        ...
+
+    def put(self, source: Path, target: str, *, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy a file to a path whose folder exists. The target is complete only when this returns."""
+        ...
+
+    def get(self, source: str, target: Path) -> None: ...
+
+    def channel(self, argv: Sequence[str]) -> "Channel":
+        """Start a command whose standard streams carry the agent's lines."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Channel(Protocol):
+    """Lines to and from a started command."""
+
+    def send(self, line: bytes) -> None: ...
+
+    def receive(self, *, deadline: float) -> bytes:
+        """The next line without its newline; `deadline` is a time.monotonic() instant.
+
+        Raises:
+            DeadlineExceeded, AgentDied, ProtocolViolation (line too long).
+        """
+        ...
+
+    def errors(self) -> str:
+        """What the command has written to stderr, at most the last 64 kB."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Dataset(Protocol):
+    """Images and labels by split; the same call always gives the same samples in the same order."""
+
+    def arrays(self, split: Split) -> tuple[Any, Any]:
+        """(images, labels): uint8 (n, channels, height, width) before padding and normalising; int64 (n,)."""
+        ...
+
+
+class Meter(Protocol):
+    """Device half, Python 3.6, standard library only. Laws: timestamps never go back; what cannot be read is an error with a reason,
+    never a zero; reading needs no more privilege than `reason_unusable` says."""
+
+    name: ClassVar[str]
+    unit: ClassVar[str]
+    """W for power samples, J for a running counter."""
+
+    def reason_unusable(self) -> str:
+        """Empty when the meter works here."""
+        ...
+
+    def scope(self) -> Sequence[str]: ...
+
+    def read(self) -> float:
+        """Watts now, or joules since some fixed instant (wraparound already undone)."""
+        ...
+
+
+class LatencyProbe(Protocol):
+    """Measures a candidate on the goal's target before training is spent on it."""
+
+    def __call__(self, candidate: Any) -> tuple[Estimate, Estimate]:
+        """(ratio to the dense network at the same precision, the candidate's median in seconds)."""
+        ...
+
+
+class Events(Protocol):
+    """Where operations say what they are doing; console and log are subscribers."""
+
+    def stage(self, name: str, detail: str = "") -> AbstractContextManager[None]:
+        """A stage with a beginning and an end."""
+        ...
+
+    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
+        """Long work: call the function with the amount done so far."""
+        ...
+
+    def note(self, text: str) -> None: ...
+
+    def warn(self, code: str, text: str) -> None:
+        """A warning with a stable code."""
+        ...
+
+
+class Store(Protocol):
+    """Records and content-addressed files. Laws: nothing half written is ever returned; putting twice is putting once."""
+
+    def put(self, record: Record) -> RecordId: ...
+
+    def get(self, record: RecordId) -> Record:
+        """By full id or by an unambiguous beginning of at least 6 digits."""
+        ...
+
+    def adopt(self, file: Path) -> Digest:
+        """Copy a file in and return its digest."""
+        ...
+
+    def file(self, digest: Digest) -> Path:
+        """Where a file lies; its content has been adopted before."""
+        ...
+
+    def remembered(self, key: str) -> Record | None:
+        """What a stage gave for these inputs, if it ran before."""
+        ...
+
+    def remember(self, key: str, record: Record) -> RecordId: ...
+
+    def records(self, kind: str) -> Iterator[tuple[RecordId, Record]]:
+        """Newest first."""
+        ...
+
+
+class Reporter(Protocol):
+    """Renders the result of one deploy."""
+
+    def render(self, report: Any) -> bytes: ...
+
+
+class CheckpointStore(Protocol):
+    """Loads networks for records."""
+
+    def load(self, checkpoint: Checkpoint) -> Any: ...

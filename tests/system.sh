@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Installs what the tests need from Debian where that is possible; says what is missing where it is not.
+set -euo pipefail
+declare -A needs=([sshd]=openssh-server [chromium]=chromium [ip]=iproute2)
+packages=()
+for program in "${!needs[@]}"; do
+  PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || packages+=("${needs[$program]}")
+done
+[ ${#packages[@]} -eq 0 ] && exit 0
+if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+else
+  echo "not installed: ${packages[*]}; the tests that need them are skipped by name" >&2
+fi
