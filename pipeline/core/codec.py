@@ -6,7 +6,6 @@ Schema history (the number is stored with each record; a change of a record's sh
 
 import hashlib
 import json
-from functools import cache
 from typing import Any, get_args
 
 from edgec.pipeline.core import records
@@ -18,16 +17,21 @@ SCHEMA = 1
 KINDS: dict[str, type[Record]] = {cls.kind: cls for cls in get_args(Record)}
 
 
-@cache
+_ADAPTERS: dict[Any, Any] = {}
+
+
 def adapter(cls: Any) -> Any:
     """Pydantic's validator and serialiser of a record class; unknown keys are refused."""
     from pydantic import ConfigDict, TypeAdapter
+
+    if cls in _ADAPTERS:
+        return _ADAPTERS[cls]
 
     if not hasattr(cls, "__pydantic_config__"):
         for each in vars(records).values():
             if hasattr(each, "__dataclass_fields__"):
                 each.__pydantic_config__ = ConfigDict(extra="forbid")
-    return TypeAdapter(cls)
+    return _ADAPTERS.setdefault(cls, TypeAdapter(cls))
 
 
 def json_from(record: object) -> dict[str, Any]:

@@ -1,0 +1,73 @@
+"""What the agent answers, as frozen types: raw observations of the device, before any statistics."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from edgec.pipeline.core.records import Conditions, Digest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NetworkJob:
+    """A network to run on a target: its file and its inputs lie there already, by digest."""
+
+    label: str
+    file: Digest
+    format: str
+    """onnx, tflite, engine."""
+    runtime: str
+    """Module name in `edgec.targets.agent.runners`."""
+    inputs: Digest
+    """An .npz of one array per network input (no pickle)."""
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfiledNetwork:
+    """Raw times of one network of a run."""
+
+    label: str
+    blocks: tuple[tuple[int, ...], ...]
+    """Per-inference host-to-host times in ns, block by block."""
+    spans: tuple[tuple[int, int], ...]
+    """Monotonic start and end of each block, ns, on the device."""
+    warmup_ns: tuple[int, ...]
+    load_s: float
+    first_s: float
+    stopped_by: str
+    runtime_version: str
+    rss_before_bytes: int | None
+    rss_peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeterTrace:
+    """Samples of one energy meter: power in W, or a running energy counter in J (`unit`)."""
+
+    meter: str
+    unit: str
+    scope: tuple[str, ...]
+    samples: tuple[tuple[int, float], ...]
+    """(monotonic ns, value)."""
+    idle: tuple[tuple[int, int], ...]
+    """Monotonic spans in which no network ran, before and after."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProfileRun:
+    """Networks measured turn by turn."""
+
+    networks: tuple[ProfiledNetwork, ...]
+    before: Conditions
+    after: Conditions
+    trace: MeterTrace | None
+    trace_reason: str
+    """Why there is no trace; empty when there is one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outputs:
+    """What a network gave for a set of inputs."""
+
+    arrays: Mapping[str, object]
+    """NumPy arrays by output name."""
+    runtime_version: str
