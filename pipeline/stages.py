@@ -1,0 +1,232 @@
+"""The stages that need no target: dense checkpoint, quantised checkpoint, ONNX file, artifact, parity. Each is a cached function of records."""
+
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from edgec.pipeline.core import registry
+from edgec.pipeline.core.codec import record_id
+from edgec.pipeline.core.protocols import Dataset
+from edgec.pipeline.core.records import (
+    Accuracy,
+    Artifact,
+    Checkpoint,
+    DataSpec,
+    Exported,
+    ModelSpec,
+    Parity,
+    Precision,
+    RecordId,
+    Split,
+    TensorSpec,
+)
+from edgec.pipeline.work import Work, plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """The opened data set with its record and id."""
+
+    spec: DataSpec
+    dataset: Dataset
+    id: RecordId
+
+
+def open_data(work: Work) -> Data:
+    """Open the configured data set and keep its record."""
+    from edgec.models.data import open_data as opened
+
+    spec, dataset = opened(work.config.data)
+    return Data(spec=spec, dataset=dataset, id=work.store.put(spec))
+
+
+def model_spec(work: Work) -> ModelSpec:
+    """The configured network."""
+    settings = work.config.model
+    return ModelSpec(
+        builder=settings.builder,
+        arguments=settings.arguments,
+        inputs=(TensorSpec(name=settings.input_name, shape=(None, *settings.input_shape)),),
+        classes=settings.classes,
+    )
+
+
+def dense_checkpoint(work: Work, data: Data) -> Checkpoint:
+    """The user's trained network as a checkpoint: loaded, checked against the builder, evaluated on validation."""
+    from edgec.models.build import load_tensors, rebuild, save_tensors
+
+    spec = model_spec(work)
+    tensors = load_tensors(work.config.model.weights)
+    module = rebuild(spec, tensors)
+    with _temporary("weights.safetensors") as file:
+        save_tensors(module, file)
+        weights = work.store.adopt(file)
+    inputs = {"model": plain(spec), "weights": weights, "data": data.id}
+    return work.stage("dense", Checkpoint, inputs, lambda: checkpoint_from(work, data, module, stage="dense", parent=None))
+
+
+def checkpoint_from(
+    work: Work, data: Data, module: Any, *, stage: str, parent: RecordId | None, parameters: Mapping[str, object] | None = None
+) -> Checkpoint:
+    """A float network as a checkpoint record: weights adopted, cost traced, accuracy on validation."""
+    from edgec.models.build import save_tensors
+    from edgec.pipeline.compress.count import cost, widths
+
+    with _temporary("weights.safetensors") as file:
+        save_tensors(module, file)
+        weights = work.store.adopt(file)
+    return Checkpoint(
+        model=model_spec(work),
+        weights=weights,
+        cost=cost(module, work.config.model.input_shape),
+        widths=widths(module),
+        accuracy=(accuracy_of(module, data, Split.VALIDATION),),
+        parent=parent,
+        data=data.id,
+        lineage=work.lineage(stage, parameters),
+    )
+
+
+def network(work: Work, checkpoint: Checkpoint) -> Any:
+    """The network of a checkpoint, in eval mode: a float module, or the fake-quantised one."""
+    from edgec.models.build import build, load_tensors, rebuild
+
+    tensors = load_tensors(work.store.file(checkpoint.weights))
+    if checkpoint.quantised is None:
+        return rebuild(checkpoint.model, tensors).eval()
+    from edgec.pipeline.compress.quantise import ScaleTable, load_quantised
+
+    table = ScaleTable.from_json(work.store.file(checkpoint.quantised).read_text())
+    return load_quantised(build(checkpoint.model), tensors, table)
+
+
+def accuracy_of(module: Any, data: Data, split: Split) -> Accuracy:
+    """Top-1 of a network on a split, on this host."""
+    from edgec.pipeline.measure import accuracy_from
+
+    logits, labels = logits_of(module, data, split)
+    return accuracy_from(logits.argmax(axis=1), labels, split)
+
+
+def logits_of(module: Any, data: Data, split: Split) -> tuple[Any, Any]:
+    """(logits float32 (n, classes), labels int64 (n,)) of a network on a split."""
+    from edgec.pipeline.compress.train import predict
+
+    images, labels = data.dataset.arrays(split)
+    return predict(module, images, data.spec.preprocess), labels
+
+
+def correct_of(module: Any, data: Data, split: Split) -> Any:
+    """Per-image correctness (bool (n,))."""
+    logits, labels = logits_of(module, data, split)
+    return logits.argmax(axis=1) == labels
+
+
+def calibration(work: Work, data: Data, samples: int) -> tuple[Any, Any]:
+    """Preprocessed calibration images (float32) and labels, the first `samples` of the split."""
+    from edgec.models.data import preprocess
+
+    images, labels = data.dataset.arrays(Split.CALIBRATION)
+    return preprocess(images[:samples], data.spec.preprocess), labels[:samples]
+
+
+def quantised_checkpoint(work: Work, data: Data, source: Checkpoint, *, train: bool = True) -> Checkpoint:
+    """The 8-bit form of a float checkpoint: static ranges first, label-free training (SQAKD) only where they miss the tolerance."""
+    inputs = {
+        "source": record_id(source),
+        "quantise": plain(work.config.quantise),
+        "train": plain(work.config.train) if train else None,
+        "data": data.id,
+        "seed": work.config.seed,
+    }
+    name = f"quantise {source.lineage.stage}"
+    return work.stage(name, Checkpoint, inputs, lambda: _quantise(work, data, source, name=name, train=train))
+
+
+def _quantise(work: Work, data: Data, source: Checkpoint, *, name: str, train: bool) -> Checkpoint:
+    settings = work.config.quantise
+    module = network(work, source)
+    quantised = static_quantised(work, data, module, settings.samples)
+    method = "static"
+    float_correct = correct_of(module, data, Split.VALIDATION)
+    drop = float(float_correct.mean() - correct_of(quantised, data, Split.VALIDATION).mean())
+    if train and drop * 100 > settings.tolerance_points:
+        work.events.note(f"static ranges lose {drop * 100:.2f} points, more than {settings.tolerance_points}: training label-free (SQAKD)")
+        trained = _sqakd(work, data, module, quantised)
+        trained_drop = float(float_correct.mean() - correct_of(trained, data, Split.VALIDATION).mean())
+        if trained_drop < drop:
+            quantised, method, drop = trained, "sqakd", trained_drop
+    return _quantised_record(work, data, source, quantised, stage=name, parameters={"method": method, "drop": drop})
+
+
+def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
+    """A network with ranges searched on calibration images, untrained."""
+    import torch
+
+    from edgec.pipeline.compress.quantise import quantise
+
+    images, _ = calibration(work, data, samples)
+    batches = torch.from_numpy(images).split(128)
+    return quantise(module, batches[0][:1], batches, settings=work.config.quantise)
+
+
+def _sqakd(work: Work, data: Data, teacher: Any, student: Any) -> Any:
+    raise AssertionError
+
+
+def _quantised_record(
+    work: Work, data: Data, source: Checkpoint, quantised: Any, *, stage: str, parameters: Mapping[str, object]
+) -> Checkpoint:
+    from edgec.pipeline.compress.quantise import save_quantised
+
+    with _temporary("weights.safetensors") as weights, _temporary("scales.json") as scales:
+        save_quantised(quantised, weights, scales)
+        weights_digest, scales_digest = work.store.adopt(weights), work.store.adopt(scales)
+    return Checkpoint(
+        model=source.model,
+        weights=weights_digest,
+        quantised=scales_digest,
+        precision=Precision.INT8,
+        cost=source.cost,
+        widths=source.widths,
+        accuracy=(accuracy_of(quantised, data, Split.VALIDATION),),
+        parent=record_id(source),
+        data=data.id,
+        lineage=work.lineage(stage, parameters),
+    )
+
+
+def exported(work: Work, checkpoint: Checkpoint) -> Exported:
+    """The checkpoint's ONNX file."""
+    return work.stage(
+        f"export {checkpoint.lineage.stage}", Exported, {"checkpoint": record_id(checkpoint)}, lambda: _export(work, checkpoint)
+    )
+
+
+def _export(work: Work, checkpoint: Checkpoint) -> Exported:
+    raise AssertionError
+
+
+def artifact(work: Work, source: Exported, backend_name: str, *, label: str) -> Artifact:
+    """What the target's runtime loads."""
+    inputs = {"exported": record_id(source), "backend": backend_name}
+    return work.stage(f"lower {label} to {backend_name}", Artifact, inputs, lambda: _lower(work, source, backend_name))
+
+
+def _lower(work: Work, source: Exported, backend_name: str) -> Artifact:
+    backend = registry.backend(backend_name)
+    with _temporary(f"model.{backend.format}") as out:
+        record = backend.lower(source, record_id(source), work.store.file(source.file), out)
+        digest = work.store.adopt(out)
+    assert digest == record.file, "the backend's digest is that of the file it wrote"
+    assert isinstance(record, Artifact)
+    return record
+
+
+@contextmanager
+def _temporary(name: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+        yield Path(folder) / name
