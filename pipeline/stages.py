@@ -3,13 +3,13 @@
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
-from edgec.pipeline.core.protocols import Dataset
+from edgec.pipeline.core.protocols import Backend, Dataset
 from edgec.pipeline.core.records import (
     Accuracy,
     Artifact,
@@ -17,13 +17,16 @@ from edgec.pipeline.core.records import (
     DataSpec,
     Exported,
     ModelSpec,
-    Parity,
     Precision,
     RecordId,
     Split,
     TensorSpec,
 )
+from edgec.pipeline.files import digest_of
 from edgec.pipeline.work import Work, plain
+
+if TYPE_CHECKING:
+    from edgec.pipeline.onnx_export import ExportedFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,10 +130,10 @@ def correct_of(module: Any, data: Data, split: Split) -> Any:
 
 def calibration(work: Work, data: Data, samples: int) -> tuple[Any, Any]:
     """Preprocessed calibration images (float32) and labels, the first `samples` of the split."""
-    from edgec.models.data import preprocess
+    from edgec.models.data import preprocess_images
 
     images, labels = data.dataset.arrays(Split.CALIBRATION)
-    return preprocess(images[:samples], data.spec.preprocess), labels[:samples]
+    return preprocess_images(images[:samples], data.spec.preprocess), labels[:samples]
 
 
 def quantised_checkpoint(work: Work, data: Data, source: Checkpoint, *, train: bool = True) -> Checkpoint:
@@ -174,7 +177,21 @@ def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
 
 
 def _sqakd(work: Work, data: Data, teacher: Any, student: Any) -> Any:
-    raise AssertionError
+    """Train the quantised network to the float network's outputs; labels are not looked at."""
+    from edgec.pipeline.compress.sqakd import SQAKD
+    from edgec.pipeline.compress.train import Optimizer, Plan, Samples, fit
+
+    settings = work.config.quantise
+    images, labels = data.dataset.arrays(Split.TRAIN)
+    samples = Samples(images=images, labels=labels, preprocess=data.spec.preprocess)
+    plan = Plan(name="sqakd", epochs=settings.epochs, lr=settings.lr, seed=work.config.seed, optimizer=Optimizer.ADAM)
+    train = replace(work.config.train, weight_decay=1e-4, precision="fp32")
+
+    def loop(module: Any, loss: Any) -> Any:
+        fit(module, samples, plan, settings=train, loss=loss, events=work.events, work=work.store.work)
+        return module.cpu()
+
+    return SQAKD(teacher, student).run(loop)
 
 
 def _quantised_record(
@@ -207,7 +224,52 @@ def exported(work: Work, checkpoint: Checkpoint) -> Exported:
 
 
 def _export(work: Work, checkpoint: Checkpoint) -> Exported:
-    raise AssertionError
+    with _temporary("model.onnx") as out:
+        written = _write_onnx(work, network(work, checkpoint), out)
+        digest = work.store.adopt(out)
+    return Exported(
+        parent=record_id(checkpoint),
+        file=digest,
+        size_bytes=written.size_bytes,
+        opset=written.opset,
+        ir=written.ir,
+        precision=written.precision,
+        inputs=written.inputs,
+        outputs=written.outputs,
+        parameters=written.parameters,
+        lineage=work.lineage("export"),
+    )
+
+
+def _write_onnx(work: Work, module: Any, out: Path) -> "ExportedFile":
+    from edgec.pipeline.compress.quantise import QuantNet
+    from edgec.pipeline.onnx_export import export_float, export_quantised
+
+    inputs = model_spec(work).inputs
+    if isinstance(module, QuantNet):
+        return export_quantised(module, inputs, out, dynamic_batch=True)
+    return export_float(module, inputs, out, dynamic_batch=True)
+
+
+def lower_candidate(work: Work, data: Data, module: Any, backend: Backend, out: Path, *, samples: int) -> None:
+    """A candidate in the form in which it would be deployed, for measuring its latency: not a record, not cached."""
+    if work.config.quantise.enabled:
+        module = static_quantised(work, data, module, samples)
+    with _temporary("candidate.onnx") as onnx:
+        written = _write_onnx(work, module, onnx)
+        source = Exported(
+            parent="",
+            file=digest_of(onnx),
+            size_bytes=written.size_bytes,
+            opset=written.opset,
+            ir=written.ir,
+            precision=written.precision,
+            inputs=written.inputs,
+            outputs=written.outputs,
+            parameters=written.parameters,
+            lineage=work.lineage("candidate"),
+        )
+        backend.lower(source, "", onnx, out)
 
 
 def artifact(work: Work, source: Exported, backend_name: str, *, label: str) -> Artifact:
