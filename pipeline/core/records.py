@@ -363,6 +363,8 @@ class Measurement:
     size_bytes: int
     accuracy: Accuracy | None = None
     accuracy_reason: str = ""
+    predictions: Digest | None = None
+    """File with the prediction for each image, for paired comparisons (measure.predictions_json)."""
     run: str
     """Networks measured turn by turn in one run share this id; only they may be compared pairwise."""
     before: Conditions
@@ -399,6 +401,18 @@ class Round:
     reason: str
     wall_s: float
     trained_images: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """What a compressed network must meet, against the dense one (objective.py reads it from text). None is not asked for."""
+
+    accuracy_drop: float | None = None
+    """Largest loss of top-1, as a fraction: 0.01 is one percentage point."""
+    latency_ratio: float | None = None
+    """Largest p50 over the dense network's p50 at the same precision, on the goal's target."""
+    params_ratio: float | None = None
+    macs_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
