@@ -1,7 +1,7 @@
 """deploy.toml to a `Config`: strict, all problems at once, each with its line; remembers where each value came from.
 
-Order of strength: flag, EDGEC_… variable, file, default. A variable is named for the key: EDGEC_TRAIN_THREADS, EDGEC_MEASURE_RULE_MIN_COUNT,
-EDGEC_SEED. Relative paths are relative to the file's folder (of a variable or flag: to the working folder).
+Order of strength: flag, EDGEC_… variable, file, default. A variable is named for the key: EDGEC_TRAIN_THREADS,
+EDGEC_MEASURE_RULE_MIN_COUNT, EDGEC_SEED. Relative paths are relative to the file's folder (of a variable or flag: to the working folder).
 """
 
 import difflib
@@ -60,9 +60,9 @@ def load(path: Path, *, environment: Mapping[str, str], overrides: Mapping[str, 
     for key in sorted(_OURS & document.keys()):
         report((key,), _unknown((key,), document))
         del document[key]
-    for source, key, value in _outside(environment, overrides):
-        _set(document, key, value)
-        outside[key] = source
+    for source, outer, value in _outside(environment, overrides):
+        _set(document, outer, value)
+        outside[outer] = source
     problems += [(0, what) for what in _stray_variables(environment)]
 
     for where, what in violations(document):
@@ -72,7 +72,8 @@ def load(path: Path, *, environment: Mapping[str, str], overrides: Mapping[str, 
     config = _validated(document, path, report)
     if problems or config is None:
         raise _error(path, [what for _, what in sorted(set(problems))])
-    return replace(_with_paths(config, path.parent.resolve()), origins=_origins(config, document, lines, outside))
+    absolute: Config = _with_paths(config, path.parent.resolve())
+    return replace(absolute, origins=_origins(config, document, lines, outside))
 
 
 def target(config: Config, name: str) -> TargetSettings:
@@ -215,11 +216,12 @@ def _validated(document: dict[str, Any], path: Path, report: Any) -> Config | No
     shaped = {("targets" if key == "target" else key): value for key, value in document.items()} | {"path": str(path)}
     try:
         # Strict JSON: no text becomes a number, but a list becomes a tuple and a text an enum or a path.
-        return TypeAdapter(Config).validate_json(json.dumps(shaped, default=str), strict=True)
+        config: Config = TypeAdapter(Config).validate_json(json.dumps(shaped, default=str), strict=True)
     except ValidationError as error:
         for where, what in _told(error.errors(include_url=False), document):
             report(where, what)
         return None
+    return config
 
 
 def _told(errors: Any, document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
@@ -239,13 +241,10 @@ def _told(errors: Any, document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, s
         elif where == ("target",):
             yield where, "targets are written as [[target]], in two brackets"
         else:
-            expected = _EXPECTED.get(first["type"]) if len(found) == 1 else "a text, a number or true/false"
-            expected = expected or first["ctx"]["expected"] if "ctx" in first and "expected" in first["ctx"] else expected
-            shown = (
-                first["input"] if not isinstance(first["input"], dict | list) else {dict: "a table", list: "a list"}[type(first["input"])]
-            )
-            shown = repr(shown) if isinstance(first["input"], str) else str(shown).lower() if isinstance(shown, bool) else shown
-            yield where, f"{_spoken(where)} must be {expected or first['msg']}, is {shown}"
+            expected = _EXPECTED.get(first["type"]) or first.get("ctx", {}).get("expected") or first["msg"]
+            if len(found) > 1:
+                expected = "a text, a number or true/false"
+            yield where, f"{_spoken(where)} must be {expected}, is {_shown(first['input'])}"
 
 
 _EXPECTED = {
@@ -260,6 +259,12 @@ _EXPECTED = {
     "dict_type": "a table",
     "dataclass_type": "a table",
 }
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict | list):
+        return "a table" if isinstance(value, dict) else "a list"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _missing(where: KeyPath) -> tuple[KeyPath, str]:

@@ -1,5 +1,6 @@
 """What a well-typed value of deploy.toml must still satisfy: ranges and closed lists, each in plain words."""
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,23 +47,15 @@ def one_of(*allowed: str) -> Limit:
     return Limit(lambda value: not isinstance(value, str) or value in allowed, f"one of {', '.join(allowed)}")
 
 
-NAME = Limit(
-    lambda value: (
-        not isinstance(value, str)
-        or (bool(value) and value.replace("-", "").replace("_", "").replace(".", "").isalnum() and value[0] not in ".-")
-    ),
-    "a name of letters, digits, '-', '_' and '.'",
-)
+def spelt(pattern: str, words: str) -> Limit:
+    """A text that matches a pattern as a whole."""
+    return Limit(lambda value: not isinstance(value, str) or re.fullmatch(pattern, value) is not None, words)
+
+
+NAME = spelt(r"[A-Za-z0-9_][A-Za-z0-9._-]*", "a name of letters, digits, '-', '_' and '.'")
 """It becomes a folder on the device and a word on the command line."""
 
-BUILDER = Limit(
-    lambda value: (
-        not isinstance(value, str)
-        or all(part and part.replace(".", "_").isidentifier() for part in value.split(":"))
-        and value.count(":") == 1
-    ),
-    'written "package.module:callable"',
-)
+BUILDER = spelt(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", 'written "package.module:callable"')
 
 _RULE = {
     "min_time_s": at_least(0),

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections import Counter
+from typing import Any
 
 KeyPath = tuple[str | int, ...]
 """Keys from the top; an element of an array of tables is its index: ("target", 0, "name")."""
@@ -45,7 +46,7 @@ def line_of(path: KeyPath, lines: dict[KeyPath, int]) -> int | None:
 def _parts(dotted: str) -> tuple[str, ...]:
     """The parts of a dotted key, unquoted by tomllib itself."""
     parts = []
-    node = tomllib.loads(f"{dotted} = 0")
+    node: Any = tomllib.loads(f"{dotted} = 0")
     while isinstance(node, dict):
         (key, node), *_ = node.items()
         parts.append(key)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import TargetError
 
@@ -59,10 +58,8 @@ def host_facts(folder: Path) -> dict[str, Any]:
     extras = []
     for name, packages in EXTRAS.items():
         versions = {package: _version(package) for package in packages}
-        complete = None not in versions.values()
-        extras.append(
-            {"name": name, "complete": complete, "packages": versions, "remedy": "" if complete else f'pip install "edgec[{name}]"'}
-        )
+        remedy = f'pip install "edgec[{name}]"' if None in versions.values() else ""
+        extras.append({"name": name, "packages": versions, "remedy": remedy})
     return {
         "python": platform.python_version(),
         "executable": sys.executable,
@@ -77,12 +74,12 @@ def host_lines(host: Mapping[str, Any]) -> list[str]:
     from edgec.pipeline.core.units import size
 
     free = host["disk_free_bytes"]
+    short = f": less than {size(FREE_BYTES_WANTED)}, a deploy may run out" if free < FREE_BYTES_WANTED else ""
     lines = [
         "this machine",
-        f"  system    {host['system']}",
-        f"  python    {host['python']} ({host['executable']})",
-        f"  disk      {size(free)} free"
-        + (f": less than {size(FREE_BYTES_WANTED)}, a deploy may run out" if free < FREE_BYTES_WANTED else ""),
+        f"  system       {host['system']}",
+        f"  python       {host['python']} ({host['executable']})",
+        f"  disk         {size(free)} free{short}",
     ]
     for extra in host["extras"]:
         found = ", ".join(f"{package} {version or 'missing'}" for package, version in extra["packages"].items())

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-
 from edgec.pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Helpful(click.Command):
         return option
 
 
-def _show_help(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
+def _show_help(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         text = ctx.get_help()
         raise Finished(Outcome(results={"help": text}, text=text))

@@ -4,6 +4,7 @@
 or evidence inconclusive · 5 model or toolchain · 70 bug · 130 interrupted. Nothing heavy is imported here: `edgec --help` answers at once.
 """
 
+import contextlib
 import difflib
 import importlib
 import shlex
@@ -12,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
-
 from edgec.pipeline.cli.frame import Finished, Helpful, Outcome
 from edgec.pipeline.cli.output import Output
 from edgec.pipeline.core.errors import ConfigError, EdgecError
@@ -52,7 +52,7 @@ class Verbs(Helpful, click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:  # noqa: FBT001
+def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:
     if wanted and not ctx.resilient_parsing:
         from edgec import __version__
 
@@ -78,29 +78,34 @@ def main(argv: Sequence[str] | None = None) -> int:
     verb = next((word for word in words if not word.startswith("-")), "edgec")
     try:
         output = Output(as_json="--json" in words)
-    except ConfigError as error:
-        print(error, file=sys.stderr)  # noqa: T201
-        return error.exit_code
-    kind = ""
+    except ConfigError as unusable:
+        print(unusable, file=sys.stderr)  # noqa: T201
+        return unusable.exit_code
     try:
         outcome = _outcome(words)
         output.results(verb, outcome.exit_code, outcome.results, outcome.text)
+    except (Exception, SystemExit, KeyboardInterrupt) as caught:  # noqa: BLE001  (told in words below, with its own exit code)
+        error, code, kind = _failure(caught, words)
+    else:
         return outcome.exit_code
-    except EdgecError as caught:
-        error, code = caught, caught.exit_code
-    except click.ClickException as caught:
-        error, code, kind = _usage(caught), EXIT_USAGE, "UsageError"
-    except (KeyboardInterrupt, click.Abort):
-        error, code, kind = EdgecError("interrupted", hint="run the same command again to continue"), EXIT_INTERRUPTED, "Interrupted"
-    except (Exception, SystemExit) as caught:
-        from edgec.pipeline.cli.crash import bug_from
-
-        error, code, kind = bug_from(caught, words), EXIT_BUG, type(caught).__name__
-    try:
+    with contextlib.suppress(EdgecError, OSError):  # no stream can be written: the exit code remains
         output.error(verb, code, error, kind=kind)
-    except (EdgecError, OSError):
-        pass  # neither stream can be written: the exit code remains
     return code
+
+
+def _failure(caught: BaseException, words: list[str]) -> tuple[EdgecError, int, str]:
+    """What to say, the exit code, and the type's name where it is not one of ours."""
+    if isinstance(caught, EdgecError):
+        return caught, caught.exit_code, ""
+    if isinstance(caught, click.Abort | KeyboardInterrupt):
+        return EdgecError("interrupted", hint="run the same command again to continue"), EXIT_INTERRUPTED, "Interrupted"
+    if isinstance(caught, click.ClickException):
+        ctx = getattr(caught, "ctx", None)
+        hint = f"{ctx.command_path if ctx else 'edgec'} --help"
+        return EdgecError(caught.format_message().rstrip("."), hint=hint), EXIT_USAGE, "UsageError"
+    from edgec.pipeline.cli.crash import bug_from
+
+    return bug_from(caught, words), EXIT_BUG, type(caught).__name__
 
 
 def _outcome(words: list[str]) -> Outcome:
@@ -110,11 +115,6 @@ def _outcome(words: list[str]) -> Outcome:
         return early.outcome
     assert isinstance(returned, Outcome)
     return returned
-
-
-def _usage(error: click.ClickException) -> EdgecError:
-    ctx = getattr(error, "ctx", None)
-    return ConfigError(error.format_message().rstrip("."), hint=f"{ctx.command_path if ctx else 'edgec'} --help")
 
 
 if __name__ == "__main__":

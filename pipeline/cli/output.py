@@ -39,8 +39,7 @@ class Output:
     def error(self, command: str, exit_code: int, error: EdgecError, *, kind: str = "") -> None:
         """Say what failed: for a person on stderr, and as the document."""
         if self._as_json:
-            about = {"type": kind or type(error).__name__, "what": error.what, "hint": error.hint, "context": error.context}
-            self._write(document(command, exit_code, error=about))
+            self._write(document(command, exit_code, error=error_as_json(error, kind)))
         print(spoken(error), file=sys.stderr)  # noqa: T201
 
     def _write(self, data: bytes) -> None:
@@ -51,6 +50,11 @@ class Output:
             pass
         except OSError as error:
             raise ConfigError(f"stdout cannot be written: {error.strerror}", hint="free some space, or send it elsewhere") from error
+
+
+def error_as_json(error: EdgecError, kind: str = "") -> dict[str, Any]:
+    """{type, what, hint, context}; `kind` names what came from outside our error tree."""
+    return {"type": kind or type(error).__name__, "what": error.what, "hint": error.hint, "context": error.context}
 
 
 def document(command: str, exit_code: int, **body: Any) -> bytes:

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from edgec.pipeline.cli.output import error_as_json
 from edgec.pipeline.core.codec import json_from
 from edgec.pipeline.core.errors import EdgecError
 from edgec.pipeline.core.records import TargetFacts
@@ -50,19 +51,13 @@ class Probe:
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
-        error = self.error and {
-            "type": type(self.error).__name__,
-            "what": self.error.what,
-            "hint": self.error.hint,
-            "context": self.error.context,
-        }
         return {
             "name": self.settings.name,
             "usable": self.usable,
             "missing": self.missing,
             "remedy": self.remedy,
             "facts": self.facts and json_from(self.facts),
-            "error": error,
+            "error": self.error and error_as_json(self.error),
         }
 
     def lines(self) -> list[str]:
@@ -81,9 +76,8 @@ class Probe:
             lines.append(f"  python    {facts.python}")
             lines += [f"  runtime   {each.name} {each.version or 'no: ' + each.reason}" for each in facts.runtimes]
             for meter in facts.meters:
-                lines.append(
-                    f"  meter     {meter.name}: " + (", ".join(meter.scope) or "usable" if meter.usable else f"no: {meter.reason}")
-                )
+                state = ", ".join(meter.scope) or "usable" if meter.usable else f"no: {meter.reason}"
+                lines.append(f"  meter     {meter.name}: {state}")
         if self.missing:
             lines.append(f"  missing   {self.missing}")
         if self.remedy:

@@ -1,7 +1,6 @@
 """edgec targets: the configured targets, and with --probe what they answer."""
 
 import click
-
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import TargetError
 
@@ -24,21 +23,10 @@ def command(context: Context, *, connect: bool) -> Outcome:
             exit_code=0 if all(each.usable for each in probes) else TargetError.exit_code,
         )
     rows = [(each.name, address(each), each.backend, ", ".join(each.tags)) for each in targets]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    shown = ("name", "transport", "backend", "tags", "provenance")
     return Outcome(
-        results={
-            "targets": [
-                {
-                    "name": t.name,
-                    "transport": t.transport,
-                    "address": address(t),
-                    "backend": t.backend,
-                    "tags": t.tags,
-                    "provenance": t.provenance,
-                }
-                for t in targets
-            ]
-        },
-        text="\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-        or "no [[target]] is configured; localhost needs none",
+        results={"targets": [{key: getattr(each, key) for key in shown} | {"address": address(each)} for each in targets]},
+        text="\n".join(lines) or "no [[target]] is configured; localhost needs none",
     )
