@@ -22,16 +22,21 @@ _ADAPTERS: dict[Any, Any] = {}
 
 def adapter(cls: Any) -> Any:
     """Pydantic's validator and serialiser of a record class; unknown keys are refused."""
-    from pydantic import ConfigDict, TypeAdapter
+    if cls not in _ADAPTERS:
+        from pydantic import TypeAdapter
 
-    if cls in _ADAPTERS:
-        return _ADAPTERS[cls]
+        refuse_unknown_keys(records)
+        _ADAPTERS[cls] = TypeAdapter(cls)
+    return _ADAPTERS[cls]
 
-    if not hasattr(cls, "__pydantic_config__"):
-        for each in vars(records).values():
-            if hasattr(each, "__dataclass_fields__"):
-                each.__pydantic_config__ = ConfigDict(extra="forbid")
-    return _ADAPTERS.setdefault(cls, TypeAdapter(cls))
+
+def refuse_unknown_keys(module: Any) -> None:
+    """Have Pydantic refuse keys that a dataclass of this module does not have."""
+    from pydantic import ConfigDict
+
+    for each in vars(module).values():
+        if hasattr(each, "__dataclass_fields__"):
+            each.__pydantic_config__ = ConfigDict(extra="forbid")
 
 
 def json_from(record: object) -> dict[str, Any]:
