@@ -7,12 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-
 from edgec.pipeline.core.errors import ConfigError, ModelError, ToolchainMissing
 from edgec.pipeline.core.records import TensorSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto, ValueInfoProto
+    from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
@@ -49,7 +48,7 @@ def inspect(path: Path) -> OnnxInfo:
     model = _load(path)
     graph = model.graph
     external = _external_files(model, path)
-    _check(model, path)
+    _check(path)
     _require_finite(model, path)
     initialisers = {i.name for i in graph.initializer}
     inputs = [i for i in graph.input if i.name not in initialisers]
@@ -122,7 +121,7 @@ def _load(path: Path) -> "ModelProto":
     """Parse without external data. Protobuf takes many kinds of junk for an empty model: nodes are required."""
     try:
         import onnx
-        from google.protobuf.message import DecodeError
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
     except ImportError as error:
         raise ToolchainMissing("reading ONNX files needs the package onnx", hint='pip install "edgec[onnxruntime]"') from error
     try:
@@ -159,7 +158,7 @@ def _external_files(model: "ModelProto", path: Path) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def _check(model: "ModelProto", path: Path) -> None:
+def _check(path: Path) -> None:
     import onnx
 
     try:
@@ -172,7 +171,9 @@ def _require_finite(model: "ModelProto", path: Path) -> None:
     for tensor in model.graph.initializer:
         array = _array(tensor, path)
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ModelError(f"{path}: weight {tensor.name} holds NaN or infinite values", hint="the training diverged, or the file is damaged")
+            raise ModelError(
+                f"{path}: weight {tensor.name} holds NaN or infinite values", hint="the training diverged, or the file is damaged"
+            )
 
 
 def _array(tensor: "TensorProto", path: Path) -> np.ndarray:
@@ -184,7 +185,7 @@ def _array(tensor: "TensorProto", path: Path) -> np.ndarray:
         raise ModelError(f"{path}: weight {tensor.name} cannot be read", hint=str(error)) from error
 
 
-def _symbol(dimension: object) -> str:
+def _symbol(dimension: "TensorShapeProto.Dimension") -> str:
     if dimension.HasField("dim_value"):
         return ""
     return dimension.dim_param or "?"

@@ -1,19 +1,20 @@
 """Quantises a float ONNX graph by a table: writes QuantizeLinear and DequantizeLinear nodes ourselves.
 
 One form here, for ONNX Runtime on CPUs: activations uint8 affine, weights as int8 initialisers per channel, biases int32 with scale
-input scale x weight scale. onnxruntime turns DQ(x), DQ(w), DQ(b) -> Conv (-> Relu) -> Q into one QLinearConv; with a float bias, or without the
-quantiser behind the activation, it leaves the convolution in float (measured 1.32: 2-4 times slower).
+input scale x weight scale. onnxruntime turns DQ(x), DQ(w), DQ(b) -> Conv (-> Relu) -> Q into one QLinearConv; with a float bias, or
+without the quantiser behind the activation, it leaves the convolution in float (measured 1.32: 2-4 times slower).
 TensorRT wants another form (int8 symmetric activations, float bias); it can be written from the same table.
 """
 
+import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
-
 from edgec.pipeline.core.errors import LoweringError
+from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 INT32 = np.iinfo(np.int32)
 
@@ -68,8 +69,8 @@ def _pair(graph: onnx.GraphProto, name: str, grid: Grid) -> tuple[NodeProto, Nod
     """Q and DQ behind a tensor."""
     is_output = name in {o.name for o in graph.output}
     constants = [f"{name}/scale", f"{name}/zero_point"]
-    graph.initializer.append(numpy_helper.from_array(np.float32(grid.scale).reshape(()), constants[0]))
-    graph.initializer.append(numpy_helper.from_array(np.uint8(grid.zero_point).reshape(()), constants[1]))
+    graph.initializer.append(numpy_helper.from_array(np.array(grid.scale, np.float32), constants[0]))
+    graph.initializer.append(numpy_helper.from_array(np.array(grid.zero_point, np.uint8), constants[1]))
     return (
         helper.make_node("QuantizeLinear", [name + _RAW if is_output else name, *constants], [f"{name}/q"], name=f"{name}/quantize"),
         helper.make_node("DequantizeLinear", [f"{name}/q", *constants], [name if is_output else f"{name}/dq"], name=f"{name}/dequantize"),
@@ -97,7 +98,7 @@ def _layer(
 def _constant(graph: onnx.GraphProto, node: NodeProto, position: int, integers: np.ndarray, scales: np.ndarray) -> NodeProto:
     """Store integers with their scales per channel, and let the node's input come from their DQ."""
     name = node.input[position]
-    zeros = np.zeros(len(scales), integers.dtype)
+    zeros = np.zeros(len(scales), integers.dtype)  # absent means 0 too, but then onnxruntime 1.32 leaves a Gemm in float
     parts = {f"{name}/int": integers, f"{name}/scale": scales, f"{name}/zero_point": zeros}
     graph.initializer.extend(numpy_helper.from_array(array, part) for part, array in parts.items())
     node.input[position] = f"{name}/dq"
@@ -123,7 +124,8 @@ def _rewire(graph: onnx.GraphProto, activations: Mapping[str, Grid]) -> None:
                 node.output[index] = name + _RAW
 
 
-def _replace(field: "onnx.protobuf_container | object", items: list[object]) -> None:
-    kept = list(items)
+def _replace(field: Any, items: list[Any]) -> None:
+    """Set a repeated field to copies of items that may be its own."""
+    kept = [copy.deepcopy(item) for item in items]
     del field[:]
     field.extend(kept)

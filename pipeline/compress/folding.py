@@ -7,16 +7,16 @@ positions written as global average pooling, `x.view(x.size(0), -1)` as flatten.
 import copy
 import operator
 import traceback
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from edgec.pipeline.core.errors import ModelError
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
-
-from edgec.pipeline.core.errors import ModelError
 
 _IDENTITIES = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout)
 _IDENTITY_FUNCTIONS = (F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout)
@@ -106,7 +106,7 @@ def _leave_nothing_in_place(traced: fx.GraphModule) -> None:
     """In-place forms would let one traced value change another."""
     for module in traced.modules():
         if hasattr(module, "inplace"):
-            module.inplace = False
+            setattr(module, "inplace", False)  # noqa: B010  # an attribute of some classes only
     for node in traced.graph.nodes:
         if node.op == "call_function":
             node.target = _OUT_OF_PLACE.get(node.target, node.target)
@@ -131,20 +131,17 @@ def _drop_identities(traced: fx.GraphModule) -> None:
 
 
 def _fold_batchnorm(traced: fx.GraphModule) -> None:
-    calls: dict[str, int] = {}
-    for node in traced.graph.nodes:
-        if node.op == "call_module":
-            calls[node.target] = calls.get(node.target, 0) + 1
+    calls = Counter(str(node.target) for node in traced.graph.nodes if node.op == "call_module")
     for node in list(traced.graph.nodes):
         before = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
         if before is None or len(before.users) != 1:
             continue
         layer, norm = target_module(traced, before), target_module(traced, node)
-        if layer is None or norm is None or calls[before.target] != 1 or not getattr(norm, "track_running_stats", False):
+        if layer is None or norm is None or calls[str(before.target)] != 1 or not getattr(norm, "track_running_stats", False):
             continue
         for layer_type, norm_type, merge in _FOLDS:
             if type(layer) is layer_type and type(norm) is norm_type:
-                owner, _, name = before.target.rpartition(".")
+                owner, _, name = str(before.target).rpartition(".")
                 setattr(traced.get_submodule(owner), name, merge(layer, norm))
                 node.replace_all_uses_with(before)
                 traced.graph.erase_node(node)

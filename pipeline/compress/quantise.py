@@ -2,17 +2,14 @@
 
     folded graph ── sites.py ──▶ where ── ranges.py ──▶ scales ──▶ ScaleTable ──▶ QuantNet
 
-Measured (study of 2026-11, small VGG on Fashion-MNIST): at 8 bit these ranges alone keep accuracy and agree with the float network more often than
-any training does; below 8 bit sqakd.py continues from here.
+Measured (study of 2026-11, small VGG on Fashion-MNIST): at 8 bit these ranges alone keep accuracy and agree with the float network more
+often than any training does. Where they miss the tolerance, sqakd.py continues from here.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
-from torch.func import functional_call
-
 from edgec.pipeline.compress.fake_quant import SMALLEST_SCALE, channelwise, fake_quantise, limits, weight_scales
 from edgec.pipeline.compress.folding import fold
 from edgec.pipeline.compress.ranges import Batch, activation_grids, inputs_from
@@ -21,6 +18,8 @@ from edgec.pipeline.compress.sites import ceiling, quantised_layers, sites
 from edgec.pipeline.core.errors import CompressionError, ModelError
 from edgec.pipeline.core.records import Precision
 from edgec.pipeline.core.settings import QuantiseSettings
+from torch import Tensor, fx, nn
+from torch.func import functional_call
 
 BIAS_LIMIT = 2**30
 """Largest bias integer that the search allows, half of int32: training may still shrink the scales a little."""

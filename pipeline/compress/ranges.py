@@ -5,10 +5,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, fx
-
 from edgec.pipeline.compress.fake_quant import BINS, activation_grid
 from edgec.pipeline.core.errors import CompressionError, ModelError
+from torch import Tensor, fx
 
 Batch = Tensor | tuple[Tensor, ...]
 """What the network's forward takes: one tensor, or one for each input."""

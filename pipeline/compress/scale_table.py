@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from edgec.pipeline.compress.fake_quant import BITS, limits
 from edgec.pipeline.core.codec import canonical
 from edgec.pipeline.core.errors import ModelError
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +70,17 @@ class ScaleTable:
 
     def check(self) -> None:
         """Raise ModelError unless every scale is positive and finite, every zero point on its grid, every input a site."""
-        grids = [(n, (s.scale,), s.zero_point, s) for n, s in self.sites.items()]
-        grids += [(n, w.scales, 0, w) for n, w in self.weights.items()]
-        for name, scales, zero_point, each in grids:
-            if each.bits not in BITS:
-                raise ModelError(f"scale table: {name} has {each.bits} bits")
-            low, high = limits(each.bits, signed=each.signed)
-            if not all(0.0 < s < float("inf") for s in scales) or not low <= zero_point <= high:
-                raise ModelError(f"scale table: {name} has scales or a zero point outside its grid")
+        for name, site in self.sites.items():
+            _check(name, (site.scale,), site.zero_point, bits=site.bits, signed=site.signed)
         for name, weight in self.weights.items():
+            _check(name, weight.scales, 0, bits=weight.bits, signed=weight.signed)
             if weight.input not in self.sites:
                 raise ModelError(f"scale table: {name} is fed by {weight.input}, which has no grid")
+
+
+def _check(name: str, scales: tuple[float, ...], zero_point: int, *, bits: int, signed: bool) -> None:
+    if bits not in BITS:
+        raise ModelError(f"scale table: {name} has {bits} bits")
+    low, high = limits(bits, signed=signed)
+    if not all(0.0 < scale < float("inf") for scale in scales) or not low <= zero_point <= high:
+        raise ModelError(f"scale table: {name} has a scale or a zero point outside its grid")

@@ -13,11 +13,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
-from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
-
 from edgec.pipeline.compress.folding import target_module
 from edgec.pipeline.core.errors import CompressionError, ModelError
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
 
 _MOVES_MODULES = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten)
 _MOVES_FUNCTIONS = (F.max_pool1d, F.max_pool2d, F.adaptive_max_pool2d, torch.flatten, torch.reshape, torch.permute, torch.transpose)
@@ -31,7 +30,7 @@ def sites(folded: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[str, tuple
         ModelError: the network does not run on these inputs.
     """
     try:
-        ShapeProp(folded).propagate(*inputs)  # type: ignore[no-untyped-call]
+        ShapeProp(folded).propagate(*inputs)
     except (RuntimeError, TypeError, IndexError, ValueError) as error:
         shapes = ", ".join(str(tuple(x.shape)) for x in inputs)
         raise ModelError(f"the network does not run on inputs of shape {shapes}", hint=str(error).strip().splitlines()[0]) from error
@@ -64,7 +63,9 @@ def quantised_layers(folded: fx.GraphModule, site_of: dict[str, str]) -> dict[st
         if not (is_conv or is_linear) or node.args[0].name not in site_of:
             continue
         if node.target in layers:
-            raise CompressionError(f"layer {node.target} is used twice; a quantised layer has one input", hint="give each use its own layer")
+            raise CompressionError(
+                f"layer {node.target} is used twice; a quantised layer has one input", hint="give each use its own layer"
+            )
         layers[str(node.target)] = site_of[node.args[0].name]
     return layers
 
