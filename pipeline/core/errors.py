@@ -5,7 +5,8 @@ EdgecError
 ├─ ModelError                fix the network, its weights or its data     exit 5
 ├─ CompressionError          change the recipe                            exit 5
 ├─ LoweringError             change the backend or what it is asked for   exit 5
-│  └─ ToolchainMissing       install the extra named in the hint          exit 5
+│  ├─ ToolchainMissing       install the extra named in the hint          exit 5
+│  └─ ParityFailed           the lowered network computes something else  exit 5
 ├─ TargetError               look at the board                            exit 3
 │  ├─ ConnectError           a retry may help
 │  │  ├─ HostUnreachable     refused, no route, name not known
@@ -78,6 +79,10 @@ class LoweringError(EdgecError):
 
 class ToolchainMissing(LoweringError):
     """A package that this step needs is not installed; the hint is the install line."""
+
+
+class ParityFailed(LoweringError):
+    """The lowered network does not compute what its reference computes; the numbers are in the context."""
 
 
 class TargetError(EdgecError):

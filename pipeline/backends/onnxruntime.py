@@ -1,0 +1,155 @@
+"""ONNX Runtime on CPUs: the artifact is the exported file itself, checked. Device half: targets/agent/runners/onnxruntime.py.
+
+The file is not optimised ahead of time: onnxruntime's optimised graphs hold kernels chosen for the machine that wrote them.
+"""
+
+import hashlib
+import importlib
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar
+
+from edgec.pipeline.atomic import written_whole
+from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
+from edgec.pipeline.core.protocols import Support
+from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, TargetFacts
+
+INSTALL = 'pip install "edgec[onnxruntime]"'
+
+
+class OnnxRuntime:
+    """See `protocols.Backend`."""
+
+    name: ClassVar[str] = "onnxruntime"
+    format: ClassVar[str] = "onnx"
+
+    def support(self, facts: TargetFacts, precision: Precision) -> Support:
+        if precision is Precision.FP16:
+            return Support(
+                usable=False,
+                reason="onnxruntime's CPU kernels have no fp16 arithmetic: it would convert to fp32 and back around every layer",
+                hint="use int8 or fp32",
+            )
+        found = {runtime.name: runtime for runtime in facts.runtimes}.get(self.name)
+        if found is not None and found.version is not None:
+            return Support(usable=True)
+        reason = found.reason if found is not None and found.reason else "onnxruntime is not installed there"
+        return Support(usable=False, reason=reason, hint="on the target: python3 -m pip install onnxruntime numpy")
+
+    def lower(self, exported: Exported, parent: RecordId, source: Path, out: Path) -> Artifact:
+        """Check and copy.
+
+        Raises:
+            ModelError: the file is damaged or not valid ONNX.
+            LoweringError: it is not the exported file, has operators that onnxruntime lacks, or cannot be written.
+            ToolchainMissing: without the package onnx.
+        """
+        from edgec.pipeline.onnx_file import inspect
+
+        info = inspect(source)
+        if info.custom_ops:
+            raise LoweringError(
+                f"onnxruntime has no operators {', '.join(info.custom_ops)}",
+                hint="export without custom operators",
+                context={"file": str(source)},
+            )
+        data = source.read_bytes()
+        digest = hashlib.sha256(data).hexdigest()
+        if digest != exported.file:
+            raise LoweringError(
+                f"{source} is not the exported file", hint="export again", context={"expected": exported.file, "found": digest}
+            )
+        with written_whole(out) as part:
+            part.write_bytes(data)
+        return Artifact(
+            parent=parent,
+            backend=self.name,
+            format=self.format,
+            precision=exported.precision,
+            file=digest,
+            size_bytes=len(data),
+            inputs=info.inputs,
+            outputs=info.outputs,
+            lineage=Lineage(stage="lower", parameters={"backend": self.name}, tools={"onnx": metadata.version("onnx")}),
+        )
+
+    def infer(self, file: Path, inputs: Mapping[str, Any], *, threads: int = 1) -> dict[str, Any]:
+        """Outputs by name.
+
+        Raises:
+            ToolchainMissing: onnxruntime is not installed here.
+            LoweringError: onnxruntime refuses the file or the inputs.
+        """
+        session = _session(file, threads=threads)
+        names = [output.name for output in session.get_outputs()]
+        with _refusals(file):
+            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+
+
+BACKEND = OnnxRuntime()
+
+
+def islands(file: Path) -> tuple[str, ...]:
+    """Names of the nodes that still compute on floats after onnxruntime's graph optimisation; empty for a network that is int8 throughout.
+
+    A node counts when it reads a float tensor that is not a constant and is no QuantizeLinear.
+
+    Raises:
+        ToolchainMissing: without onnx or onnxruntime. LoweringError: onnxruntime refuses the file.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+        _session(file, threads=1, optimised=optimised)
+        onnx = _package("onnx")
+        graph = onnx.load(optimised).graph
+    floats = {i.name for i in graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT} - {i.name for i in graph.initializer}
+    found = []
+    for node in graph.node:
+        reads_floats = any(name in floats for name in node.input)
+        if node.op_type == "DequantizeLinear" or (reads_floats and node.op_type != "QuantizeLinear"):
+            floats.update(node.output)
+        if reads_floats and node.op_type != "QuantizeLinear":
+            found.append(node.name)
+    return tuple(found)
+
+
+def _session(file: Path, *, threads: int, optimised: Path | None = None) -> Any:
+    runtime = _package("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3  # errors: its warnings (also about saving an optimised graph) go to stderr past every logger
+    if optimised is not None:
+        options.optimized_model_filepath = str(optimised)
+    with _refusals(file):
+        return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+@contextmanager
+def _refusals(file: Path) -> Iterator[None]:
+    """onnxruntime's own exception classes, which share no base, and its Python half's ValueError (wrong input names)."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kinds = (
+        state.Fail,
+        state.InvalidArgument,
+        state.InvalidGraph,
+        state.InvalidProtobuf,
+        state.NoSuchFile,
+        state.NotImplemented,
+        state.RuntimeException,
+    )
+    try:
+        yield
+    except (*kinds, ValueError) as error:
+        first = str(error).strip().splitlines()[0]
+        raise LoweringError(f"onnxruntime refuses {file.name}: {first}", hint="see the names, shapes and types of its inputs") from error
+
+
+def _package(name: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ToolchainMissing(f"this step needs the package {name}", hint=INSTALL) from error
