@@ -402,6 +402,18 @@ class Round:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Constraints:
+    """An objective as bounds; None is not asked. Every ratio is kept over dense, an upper bound."""
+
+    accuracy_drop: float | None = None
+    """Largest loss of top-1 against the dense network, as a fraction: 0.01 is one point."""
+    latency_ratio: float | None = None
+    """Median latency over the dense network's at the same precision on the goal's target."""
+    params_ratio: float | None = None
+    macs_ratio: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Search:
     """A finished pruning search: its rounds, the chosen network and why it ended."""
 
