@@ -1,0 +1,234 @@
+"""The search of AAP as a pure function of its history: no network, no clock, no randomness.
+
+The control variable is ln(cost kept); the threshold on scores follows from it. Two goals:
+
+- Only an accuracy bound: cut as far as it allows. A step keeps `step` of the cost; a rejected network closes the bracket
+  [last good, mildest bad] and the next step is at most half of it in ln, always from the last good network.
+- Bounds on latency or size (an accuracy bound may stand beside them): find the mildest cut that meets them, by PROBES, which are
+  cut and measured but not trained; then reach it in trained rounds, each keeping at least `step` of the cost. After every
+  trained round the probes start again from the network at hand, so that the cut moves on measurements before training is spent.
+
+The first trial of a history is the dense network. No selection is ever tried twice: one that repeats comes back as a REPEAT with
+the earlier outcome, costs nothing, and closes the bracket.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from edgec.pipeline.core.records import Constraints, Estimate
+from edgec.pipeline.core.settings import PruneSettings
+
+PROBE_MARGIN = 0.97
+"""A probe must meet this share of the latency bound, since the network that follows is measured again."""
+PROBE_STEP = 0.7
+"""Cost kept by the next probe while none has met the bounds."""
+MAX_PROBES = 14
+"""Of one parent; more cannot halve the bracket further than `min_step`."""
+
+
+class Phase(StrEnum):
+    """What a trial is for."""
+
+    DENSE = "dense"
+    PROBE = "probe"
+    TRAIN = "train"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """One entry of the history. Costs are fractions of the dense network's, in the unit of the search."""
+
+    phase: Phase
+    parent: int
+    """Place in the history of the network that was cut."""
+    asked: float
+    kept: float
+    params_ratio: float = 1.0
+    macs_ratio: float = 1.0
+    latency: Estimate | None = None
+    """Ratio to the dense network; None when it was not measured."""
+    drop: float | None = None
+    """Of accuracy, a fraction, paired with the dense network; None when the network was not trained, or training failed."""
+    drop_se: float = 0.0
+    """Standard error of the paired drop."""
+    repeat: bool = False
+    """The selection had been tried before from this parent."""
+    empty: bool = False
+    """The floors left nothing to cut."""
+    exhausted: bool = False
+    """The floors kept the cost above the asked one."""
+    failure: str = ""
+    """Why training gave no network."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Propose:
+    """Cut the network of trial `parent` to `cost_kept` of the dense cost, and measure (PROBE) or train (TRAIN) it."""
+
+    phase: Phase
+    cost_kept: float
+    parent: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """The search ends: trial `chosen` is the answer, or the nearest to one when the objective is not met."""
+
+    chosen: int
+    met: bool
+    reason: str
+
+
+def next_step(history: Sequence[Trial], settings: PruneSettings, constraints: Constraints) -> Propose | Stop:
+    """What to do after this history, whose first entry is the dense network."""
+    search = _Search(tuple(history), settings, constraints)
+    return search.within_bounds() if has_bounds(constraints) else search.as_far_as_accuracy_allows()
+
+
+def has_bounds(constraints: Constraints) -> bool:
+    """Whether latency or size is bounded."""
+    return any(bound is not None for bound in (constraints.latency_ratio, constraints.params_ratio, constraints.macs_ratio))
+
+
+def is_accurate(trial: Trial, constraints: Constraints) -> bool:
+    """The paired drop and one standard error stay within the bound: without the margin, the test loss exceeds it."""
+    if trial.phase is Phase.DENSE or constraints.accuracy_drop is None:
+        return not trial.failure
+    return not trial.failure and trial.drop is not None and trial.drop + trial.drop_se <= constraints.accuracy_drop
+
+
+def is_small_and_fast(trial: Trial, constraints: Constraints, *, margin: float = 1.0) -> bool:
+    """Sizes are within their bounds, and the upper end of the latency's interval is within `margin` of its own."""
+    if constraints.params_ratio is not None and trial.params_ratio > constraints.params_ratio:
+        return False
+    if constraints.macs_ratio is not None and trial.macs_ratio > constraints.macs_ratio:
+        return False
+    if constraints.latency_ratio is None:
+        return True
+    if trial.phase is Phase.DENSE:
+        return constraints.latency_ratio >= 1
+    high = None if trial.latency is None else trial.latency.high
+    return high is not None and high <= margin * constraints.latency_ratio
+
+
+@dataclass(frozen=True, slots=True)
+class _Search:
+    history: tuple[Trial, ...]
+    settings: PruneSettings
+    constraints: Constraints
+
+    # -- what the history says
+
+    @property
+    def stride(self) -> float:
+        """Of a whole step, in ln(cost kept)."""
+        return -math.log(self.settings.step)
+
+    @property
+    def trained(self) -> list[Trial]:
+        return [t for t in self.history if t.phase is Phase.TRAIN and not t.repeat and not t.empty]
+
+    def good(self) -> int:
+        """The last accepted network: the dense one at first."""
+        return max(i for i, t in enumerate(self.history) if t.phase is not Phase.PROBE and self._accepted(t))
+
+    def _accepted(self, trial: Trial) -> bool:
+        return not trial.repeat and not trial.empty and is_accurate(trial, self.constraints)
+
+    def of(self, parent: int, phase: Phase) -> list[tuple[int, Trial]]:
+        return [(i, t) for i, t in enumerate(self.history) if i > 0 and t.parent == parent and t.phase is phase]
+
+    # -- only an accuracy bound
+
+    def as_far_as_accuracy_allows(self) -> Propose | Stop:
+        good = self.good()
+        base = self.history[good].kept
+        tried = [t for _, t in self.of(good, Phase.TRAIN)]
+        if any(t.empty for t in tried):
+            return Stop(chosen=good, met=True, reason="nothing more to cut: the floors hold every width")
+        step = self.stride
+        bad = [t.asked if t.repeat else t.kept for t in self.history if t.phase is Phase.TRAIN and not self._accepted(t)]
+        if bad:
+            step = min(step, math.log(base / max(bad)) / 2)
+        if step < self.settings.min_step:
+            return Stop(chosen=good, met=True, reason=f"the next step in ln(cost kept) is below {self.settings.min_step:g}")
+        if len(self.trained) >= self.settings.max_rounds:
+            return Stop(chosen=good, met=True, reason=f"{self.settings.max_rounds} rounds were trained")
+        return Propose(phase=Phase.TRAIN, cost_kept=base * math.exp(-step), parent=good)
+
+    # -- bounds on latency or size
+
+    def within_bounds(self) -> Propose | Stop:
+        good = self.good()
+        network = self.history[good]
+        if is_small_and_fast(network, self.constraints):
+            reason = "the dense network meets the objective" if good == 0 else "the network meets every bound"
+            return Stop(chosen=good, met=True, reason=reason)
+        probe = self._next_probe(good)
+        if isinstance(probe, Propose):
+            return probe
+        if probe is None:
+            return self._short(good, "no cut that the floors allow meets the bounds" if self.constraints.latency_ratio is None
+                               else "no cut that the floors allow was measured to meet the bounds")
+        return self._towards(good, probe)
+
+    def _towards(self, good: int, goal: int) -> Propose | Stop:
+        """A trained round from `good` on the way to the cost of probe `goal`."""
+        base, asked = self.history[good].kept, self.history[goal].asked
+        failed = sum(1 for t in self.trained if not self._accepted(t))
+        stride = self.stride / 2**failed
+        if stride < self.settings.min_step:
+            return self._short(good, f"no step in ln(cost kept) above {self.settings.min_step:g} kept the accuracy bound")
+        if len(self.trained) >= self.settings.max_rounds:
+            return self._short(good, f"{self.settings.max_rounds} rounds were trained")
+        way = math.log(base / asked)
+        rounds = max(1, math.ceil(way / stride - 1e-9))
+        repeats = sum(1 for _, t in self.of(good, Phase.TRAIN) if t.repeat or t.empty)
+        if repeats:  # the equal part of the way is a cut that failed before, or none at all
+            return self._short(good, "cuts in between are the same as ones that failed")
+        return Propose(phase=Phase.TRAIN, cost_kept=asked if rounds == 1 else base * math.exp(-way / rounds), parent=good)
+
+    def _short(self, good: int, why: str) -> Stop:
+        return Stop(chosen=good, met=False, reason=f"the objective is not met: {why}")
+
+    def _next_probe(self, good: int) -> Propose | int | None:
+        """The next probe from network `good`; or the place of the mildest one that meets the bounds; or None when there is none.
+
+        Measured latencies need not fall with cost (staircases): the bracket is held between the mildest cut known to meet the
+        bounds and the nearest milder one known not to.
+        """
+        base = self.history[good].kept
+        probes = self.of(good, Phase.PROBE)
+        if not probes:
+            return Propose(phase=Phase.PROBE, cost_kept=min(self._guess(good), base * math.exp(-self.settings.min_step)), parent=good)
+        met = [i for i, t in probes if not t.empty and self._meets(t)]
+        missed = [t for _, t in probes if t.empty or not self._meets(t)]
+        if not met:
+            if len(probes) >= MAX_PROBES or any(t.empty or t.exhausted for t in missed):
+                return None
+            return Propose(phase=Phase.PROBE, cost_kept=min(t.asked for t in missed) * PROBE_STEP, parent=good)
+        mildest = max(met, key=lambda i: self.history[i].asked)
+        low = self.history[mildest].asked
+        above = min([t.asked for t in missed if t.asked > low] + [base])
+        gap = math.log(above / low)
+        if gap <= 2 * self.settings.min_step or len(probes) >= MAX_PROBES:
+            return mildest
+        if self._sizes_bind(low):
+            return mildest
+        up = gap / 2 if above < base else min(gap / 2, 2 * self.settings.min_step * 2 ** len(met))
+        return Propose(phase=Phase.PROBE, cost_kept=low * math.exp(up), parent=good)
+
+    def _meets(self, trial: Trial) -> bool:
+        return is_small_and_fast(trial, self.constraints, margin=PROBE_MARGIN)
+
+    def _guess(self, good: int) -> float:
+        """Where the answer was for an earlier network, else the tightest bound, taken for the cost itself."""
+        earlier = [t.asked for t in self.history[:] if t.phase is Phase.PROBE and t.parent != good and not t.empty and self._meets(t)]
+        bounds = [b for b in (self.constraints.latency_ratio, self.constraints.params_ratio, self.constraints.macs_ratio) if b is not None]
+        return earlier[-1] if earlier else min(bounds)
+
+    def _sizes_bind(self, asked: float) -> bool:
+        """A milder cut than `asked` is sure to miss a size bound that is counted in the search's own unit."""
+        return False
