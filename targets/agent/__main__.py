@@ -1,0 +1,35 @@
+"""Starts the agent (`--folder PATH`) or, from it, the process of one network (`--runner`).
+
+The protocol gets the standard output for itself: file descriptor 1 becomes stderr, so that a print, of Python or of a runtime's C++,
+cannot break a line.
+"""
+
+import os
+import sys
+from typing import List
+
+from edgec.targets.agent import network
+from edgec.targets.agent.folder import Folder
+from edgec.targets.agent.server import Server
+from edgec.targets.agent.wire import Failure
+
+
+def main(arguments: List[str]) -> int:
+    """Run; the exit status of the process."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    if arguments == ["--runner"]:
+        return network.main(sys.stdin.buffer, replies)
+    if len(arguments) == 2 and arguments[0] == "--folder":
+        try:
+            folder = Folder(arguments[1])
+        except Failure as failure:
+            print(failure.what, file=sys.stderr)
+            return 3
+        return Server(folder, sys.stdin.buffer, replies).run()
+    print("usage: edgec-agent --folder PATH", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))

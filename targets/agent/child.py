@@ -1,0 +1,144 @@
+"""The agent's side of a network's own process: start it, ask with a deadline, know how it died."""
+
+import collections
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import Any, Callable, Deque, Dict, List, Optional, Set
+
+from edgec.targets.agent.wire import Failure, Lines, decode, encode
+
+LAST_LINES = 20
+"""Lines of the network's stderr that are told when it dies."""
+
+
+class Children:
+    """All live network processes of this agent, so that the end of the host ends them too."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._live = set()  # type: Set[Child]
+        self.ended = threading.Event()
+
+    def add(self, child: "Child") -> None:
+        """Remember a child; it is killed at once when the agent is ending already."""
+        with self._lock:
+            self._live.add(child)
+            if self.ended.is_set():
+                child.kill()
+
+    def forget(self, child: "Child") -> None:
+        """The child has ended."""
+        with self._lock:
+            self._live.discard(child)
+
+    def end(self) -> None:
+        """Kill all, now and from now on."""
+        with self._lock:
+            self.ended.set()
+            for child in self._live:
+                child.kill()
+
+
+class Child:
+    """One network process."""
+
+    def __init__(self, children: Children, patience_s: float) -> None:
+        self._children = children
+        self._patience_s = patience_s
+        self._process = subprocess.Popen(
+            [sys.executable, os.path.abspath(sys.argv[0]), "--runner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        self._lines = Lines()
+        self._waiting = []  # type: List[Optional[bytes]]
+        self._last = collections.deque(maxlen=LAST_LINES)  # type: Deque[str]
+        self._drain = threading.Thread(target=self._listen, daemon=True)
+        self._drain.start()
+        children.add(self)
+
+    def __enter__(self) -> "Child":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self.close()
+
+    @property
+    def pid(self) -> int:
+        """Process id."""
+        return self._process.pid
+
+    def call(self, op: str, fields: Dict[str, Any], more_s: float = 0.0, event: Optional[Callable[[Dict[str, Any]], None]] = None) -> Dict[str, Any]:
+        """Ask and wait, at most the patience and `more_s` from one line to the next.
+
+        Raises:
+            Failure: RunnerDied when the process crashes, is killed or hangs (then it is killed); the network's own error otherwise.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(encode(dict(fields, op=op)))
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._died(op)
+        while True:
+            answer = self._receive(op, self._patience_s + more_s)
+            if "ok" in answer:
+                ok = answer["ok"]
+                assert isinstance(ok, dict)
+                return ok
+            if "error" in answer:
+                error = answer["error"]
+                raise Failure(error["type"], error["what"], **error["context"])
+            if event is not None:
+                event(answer["event"])
+
+    def _receive(self, op: str, patience_s: float) -> Dict[str, Any]:
+        assert self._process.stdout is not None
+        fd, end = self._process.stdout.fileno(), time.monotonic() + patience_s
+        while not self._waiting:
+            left = end - time.monotonic()
+            if left <= 0 or not select.select([fd], [], [], left)[0]:
+                self.kill()
+                self._process.wait()
+                raise Failure("RunnerDied", "the network gave no answer for %.0f s in %r; its process was killed" % (patience_s, op), op=op)
+            data = os.read(fd, 1 << 20)
+            if not data:
+                raise self._died(op)
+            self._waiting += self._lines.feed(data)
+        return decode(self._waiting.pop(0))
+
+    def _died(self, op: str) -> Failure:
+        status = self._process.wait()
+        self._drain.join(1.0)
+        last = list(self._last)
+        if status < 0:
+            name = next((each.name for each in signal.Signals if each.value == -status), str(-status))
+            advice = "; the kernel kills so when memory runs out" if -status == signal.SIGKILL else ""
+            return Failure("RunnerDied", "the network's process was ended by %s%s" % (name, advice), signal=-status, op=op, stderr=last)
+        return Failure("RunnerDied", "the network's process ended with status %d" % status, status=status, op=op, stderr=last)
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self._last.append(line[:1000].decode("utf-8", "replace").rstrip())
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process.poll() is None:
+            self._process.kill()
+
+    def close(self) -> None:
+        """End it and collect its status."""
+        self.kill()
+        self._process.wait()
+        self._drain.join(1.0)
+        for stream in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if stream is not None:
+                try:
+                    stream.close()
+                except BrokenPipeError:  # closing flushes what a dead process never read
+                    pass
+        self._children.forget(self)

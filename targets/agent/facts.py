@@ -1,0 +1,156 @@
+"""What the device is: the fields of `records.TargetFacts`.
+
+Sources: /proc/device-tree (Devicetree specification: `model`, `compatible`), /sys/class/dmi/id (ABI/testing/sysfs-firmware-dmi),
+/proc/cpuinfo, /proc/meminfo, uname. Runtimes are those of THIS interpreter; they are looked up, not imported.
+"""
+
+import glob
+import importlib
+import importlib.util
+import os
+import pkgutil
+import platform
+import re
+import subprocess
+import sys
+from typing import Any, Dict, List, Optional
+
+from edgec.targets.agent.conditions import text_of
+
+IMPORT_S = 60.0
+"""Patience with an import of a runtime whose version is written down nowhere (a slow card reader takes long)."""
+
+
+def gather(folder: str, root: str = "/") -> Dict[str, Any]:
+    """All facts. `root` stands for / (tests give a recorded tree)."""
+    return {
+        "board": board(root),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "kernel": platform.release(),
+        "cpu": cpu(root),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        "memory_bytes": memory_bytes(root),
+        "disk_free_bytes": disk_free_bytes(folder),
+        "python": platform.python_version(),
+        "libc": " ".join(platform.libc_ver()).strip(),
+        "emulated": is_emulated(root),
+        "runtimes": runtimes(),
+        "meters": meters(root),
+    }
+
+
+def board(root: str) -> str:
+    """The board's model by its device tree, or the machine's by its firmware."""
+    model = text_of(os.path.join(root, "proc/device-tree/model"))
+    vendor = text_of(os.path.join(root, "sys/class/dmi/id/sys_vendor"))
+    product = text_of(os.path.join(root, "sys/class/dmi/id/product_name"))
+    return model or " ".join(part for part in (vendor, product) if part) or "unknown"
+
+
+def cpu(root: str) -> str:
+    """The processor's name; on ARM, which has none, implementer and part of its cores."""
+    lines = (text_of(os.path.join(root, "proc/cpuinfo")) or "").splitlines()
+    pairs = [(key.strip(), value.strip()) for key, _, value in (line.partition(":") for line in lines)]
+    names = [value for key, value in pairs if key in ("model name", "Model", "cpu model") and value]
+    if names:
+        return names[0]
+    parts = sorted({value for key, value in pairs if key == "CPU part"})
+    makers = sorted({value for key, value in pairs if key == "CPU implementer"})
+    return "implementer %s part %s" % (",".join(makers), ",".join(parts)) if parts else "unknown"
+
+
+def memory_bytes(root: str) -> Optional[int]:
+    """Physical memory as the kernel sees it."""
+    found = re.search(r"^MemTotal:\s+(\d+) kB", text_of(os.path.join(root, "proc/meminfo")) or "", re.MULTILINE)
+    return int(found.group(1)) * 1024 if found else None
+
+
+def disk_free_bytes(folder: str) -> Optional[int]:
+    """Space left in the folder."""
+    try:
+        stat = os.statvfs(folder)
+    except OSError:
+        return None
+    return stat.f_bavail * stat.f_frsize
+
+
+def is_emulated(root: str) -> bool:
+    """Whether an emulated processor is recognised, so that timings have no meaning.
+
+    QEMU's "virt" machine says "linux,dummy-virt" and has a "qemu,…" node in its device tree. Firmware made by QEMU alone is no proof on a
+    cloud host, where KVM runs the guest on the real processor: its clock is then offered to the guest.
+    """
+    for pattern in ("proc/device-tree/compatible", "proc/device-tree/model", "proc/device-tree/*/compatible"):
+        for path in glob.glob(os.path.join(root, pattern)):
+            text = text_of(path) or ""
+            if "linux,dummy-virt" in text or any(line.startswith("qemu,") for line in text.splitlines()):
+                return True
+    if "QEMU" in cpu(root) or "TCG" in cpu(root):
+        return True
+    firmware = [text_of(os.path.join(root, "sys/class/dmi/id", name)) or "" for name in ("sys_vendor", "product_name", "board_vendor")]
+    clocks = text_of(os.path.join(root, "sys/devices/system/clocksource/clocksource0/available_clocksource")) or ""
+    return any("QEMU" in text for text in firmware) and "kvm-clock" not in clocks
+
+
+def modules_in(package: str) -> List[str]:
+    """Module names of a package, in a folder or in the agent's own zip file."""
+    path = importlib.import_module(package).__path__
+    return sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_"))
+
+
+def runtimes() -> List[Dict[str, Any]]:
+    """Each runtime that the agent has a runner for: its version, or the reason why it cannot be used."""
+    found = []
+    for name in modules_in("edgec.targets.agent.runners"):
+        runner = importlib.import_module("edgec.targets.agent.runners." + name).RUNNER
+        version, reason = None, ""  # type: Optional[str], str
+        absent = [module for module in runner.modules if importlib.util.find_spec(module) is None]
+        if absent:
+            reason = "%s has no %s" % (sys.executable, " and no ".join(absent))
+        else:
+            version = installed_version(runner.distributions) or imported_version(runner.modules[0])
+            if version is None:
+                reason = "%s is installed for %s and cannot be imported" % (runner.modules[0], sys.executable)
+        found.append({"name": name, "version": version, "reason": reason})
+    return found
+
+
+def installed_version(distributions: List[str]) -> Optional[str]:
+    """The version in the name of an installed package's metadata folder (importlib.metadata came with Python 3.8)."""
+    wanted = {re.sub(r"[-_.]+", "-", name).lower() for name in distributions}
+    for folder in sys.path:
+        try:
+            entries = os.listdir(folder or ".")
+        except OSError:
+            continue
+        for entry in entries:
+            found = re.match(r"^(.+?)-([^-]+)(-py[\d.]+)?\.(dist|egg)-info$", entry)
+            if found and re.sub(r"[-_.]+", "-", found.group(1)).lower() in wanted:
+                return found.group(2)
+    return None
+
+
+def imported_version(module: str) -> Optional[str]:
+    """What the module itself says, asked in another process."""
+    code = "import %s as m; print(m.__version__)" % module
+    try:
+        done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=IMPORT_S)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.decode("utf-8", "replace").strip() or None if done.returncode == 0 else None
+
+
+def meters(root: str) -> List[Dict[str, Any]]:
+    """Each energy meter: usable with its scope, or the reason why it is not."""
+    found = []
+    for name, meter in all_meters(root):
+        reason = meter.reason_unusable()
+        found.append({"name": name, "usable": not reason, "scope": [] if reason else list(meter.scope()), "reason": reason})
+    return found
+
+
+def all_meters(root: str = "/") -> List[Any]:
+    """(name, meter) of every module in `profilers/meters`."""
+    modules = [importlib.import_module("edgec.profilers.meters." + name) for name in modules_in("edgec.profilers.meters")]
+    return [(module.METER.name, module.METER(root)) for module in modules]

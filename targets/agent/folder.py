@@ -1,0 +1,207 @@
+"""The one folder on the device that edgec writes to, and how to write there so that a power cut leaves the old or the new.
+
+    .edgec-folder            says that the folder is ours; nothing is ever removed without it
+    agents/                  the agent's own file, named by its hash
+    lock                     held with flock by the agent in charge; its owner as JSON inside
+    objects/<sha256>         files by content
+    incoming/<sha256>.part   uploads under way
+    outgoing/                results to be fetched
+    apps/<app>/              releases/<release>/, the link `current`, history.json
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import re
+import shutil
+import time
+from typing import Any, Dict, List, Optional
+
+from edgec.targets.agent.wire import Failure
+
+MARKER_FILE = ".edgec-folder"
+NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
+DIGEST = re.compile(r"^[0-9a-f]{64}\Z")
+STALE_S = 24 * 3600.0
+"""Age after which an upload or a result that nobody came back for is removed."""
+KNOWN = frozenset(["agents", "objects", "incoming", "outgoing", "apps", "lock", MARKER_FILE])
+
+
+def checked_name(value: str, what: str) -> str:
+    """A name that is safe as one part of a path.
+
+    Raises:
+        Failure: ProtocolViolation.
+    """
+    if not NAME.match(value):
+        raise Failure("ProtocolViolation", "%s %r is not a plain name (letters, digits, '.', '_', '-'; at most 100)" % (what, value[:120]))
+    return value
+
+
+def checked_digest(value: Any) -> str:
+    """A SHA-256 in hexadecimal digits.
+
+    Raises:
+        Failure: ProtocolViolation.
+    """
+    if not isinstance(value, str) or not DIGEST.match(value):
+        raise Failure("ProtocolViolation", "a digest is not a SHA-256 in 64 small hexadecimal digits")
+    return value
+
+
+def digest_of(path: str) -> str:
+    """SHA-256 of a file's bytes."""
+    sha = hashlib.sha256()
+    with open(path, "rb") as file:
+        for block in iter(lambda: file.read(1 << 20), b""):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def sync(path: str) -> None:
+    """Force a file or a folder to the disk."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_whole(path: str, data: bytes) -> None:
+    """Write a small file so that at every instant the old or the new content is there, whole."""
+    temporary = path + ".tmp"
+    with open(temporary, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    sync(os.path.dirname(path))
+
+
+def read_json(path: str) -> Any:
+    """The JSON value in a file, or None when there is no such file.
+
+    Raises:
+        ValueError: the file is not JSON.
+    """
+    try:
+        with open(path, "rb") as file:
+            return json.loads(file.read().decode("utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+class Folder:
+    """Opens or makes the folder.
+
+    Raises:
+        Failure: TargetError, when the folder has content that is not ours.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        self._lock_fd = None  # type: Optional[int]
+        if not os.path.exists(self.at(MARKER_FILE)):
+            foreign = sorted(set(os.listdir(self.path)) - KNOWN) if os.path.isdir(self.path) else []
+            if foreign:
+                raise Failure("TargetError", "the folder %s is not empty and is not edgec's" % self.path, found=foreign[:5])
+        self._made = False
+
+    def at(self, *parts: str) -> str:
+        """A path in the folder."""
+        return os.path.join(self.path, *parts)
+
+    def make(self) -> None:
+        """Make the folder and its parts, and remove what nobody came back for."""
+        if self._made:
+            return
+        for part in ("agents", "objects", "incoming", "outgoing", "apps"):
+            os.makedirs(self.at(part), exist_ok=True)
+        if not os.path.exists(self.at(MARKER_FILE)):
+            write_whole(self.at(MARKER_FILE), b"This folder belongs to edgec; `edgec` may remove it.\n")
+        for part in ("incoming", "outgoing"):
+            for name in os.listdir(self.at(part)):
+                if time.time() - os.lstat(self.at(part, name)).st_mtime > STALE_S:
+                    os.unlink(self.at(part, name))
+        self._made = True
+
+    def free_bytes(self) -> int:
+        """Space that this user may still fill."""
+        stat = os.statvfs(self.path)
+        return stat.f_bavail * stat.f_frsize
+
+    def check_space(self, needed: int) -> None:
+        """Refuse early.
+
+        Raises:
+            Failure: DeviceReadOnly or DeviceFull.
+        """
+        if os.statvfs(self.path).f_flag & os.ST_RDONLY:
+            raise Failure("DeviceReadOnly", "the file system of %s is mounted read-only" % self.path, folder=self.path)
+        free = self.free_bytes()
+        if needed > free:
+            what = "%d bytes are needed in %s and %d are free" % (needed, self.path, free)
+            raise Failure("DeviceFull", what, needed_bytes=needed, free_bytes=free, folder=self.path)
+
+    @property
+    def is_locked(self) -> bool:
+        """Whether this agent is in charge."""
+        return self._lock_fd is not None
+
+    def lock(self, owner: str) -> None:
+        """Take charge of the device until this process ends; the system frees the lock even when it is killed.
+
+        Raises:
+            Failure: DeviceBusy, with the other's name and since when.
+        """
+        if self._lock_fd is not None:
+            return
+        self.check_space(4096)
+        self.make()
+        fd = os.open(self.at("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = self._holder(fd)
+            os.close(fd)
+            age = max(0.0, time.time() - holder["since"]) if isinstance(holder.get("since"), (int, float)) else None
+            what = "%s has been using this target for %s" % (holder.get("owner", "somebody"), "unknown" if age is None else "%.0f s" % age)
+            raise Failure("DeviceBusy", what, owner=holder.get("owner"), age_s=age, pid=holder.get("pid"))
+        except OSError:
+            os.close(fd)
+            raise
+        self._lock_fd = fd
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode("ascii"), 0)
+
+    @staticmethod
+    def _holder(fd: int) -> Dict[str, Any]:
+        try:
+            holder = json.loads(os.pread(fd, 8192, 0).decode("utf-8"))
+        except ValueError:  # its owner is just writing it
+            return {}
+        return holder if isinstance(holder, dict) else {}
+
+    def need_lock(self) -> None:
+        """Refuse a change by an agent that is not in charge.
+
+        Raises:
+            Failure: AgentError.
+        """
+        if self._lock_fd is None:
+            raise Failure("AgentError", "the target has to be locked before this operation")
+
+    def apps(self) -> List[str]:
+        """Names of the applications that have a folder."""
+        return sorted(os.listdir(self.at("apps"))) if os.path.isdir(self.at("apps")) else []
+
+    def remove(self) -> None:
+        """Delete the whole folder.
+
+        Raises:
+            Failure: TargetError, when it does not carry our mark.
+        """
+        if not os.path.isfile(self.at(MARKER_FILE)):
+            raise Failure("TargetError", "%s does not look like edgec's folder; nothing was removed" % self.path)
+        shutil.rmtree(self.path)

@@ -1,0 +1,259 @@
+"""Answers the host's requests, one at a time. The end of its input, or two minutes without a word from the host, ends it.
+
+A malformed, oversized or unknown request is answered with an error; so is a fault of our own, with its trace on stderr.
+"""
+
+import errno
+import os
+import platform
+import queue
+import sys
+import threading
+import time
+import traceback
+from typing import Any, BinaryIO, Callable, Dict, Optional
+
+from edgec.targets.agent import facts
+from edgec.targets.agent.child import Child, Children
+from edgec.targets.agent.folder import Folder, checked_digest, checked_name, digest_of
+from edgec.targets.agent.objects import Objects
+from edgec.targets.agent.profile import Job, profile
+from edgec.targets.agent.releases import Releases, prune_objects
+from edgec.targets.agent.wire import MARKER, PROTOCOL, Failure, Fields, Lines, decode, encode
+
+SILENCE_S = 120.0
+"""The host beats every 20 s. A link that was cut without a goodbye must not hold the lock for hours."""
+
+Event = Callable[[Dict[str, Any]], None]
+Answer = Dict[str, Any]
+
+
+class Server:
+    """The agent. `requests` and `replies` are the two ends of the channel."""
+
+    def __init__(self, folder: Folder, requests: BinaryIO, replies: BinaryIO) -> None:
+        self.folder = folder
+        self.objects = Objects(folder)
+        self.children = Children()
+        self._requests = requests
+        self._replies = replies
+        self._queue = queue.Queue()  # type: queue.Queue[Optional[Dict[str, Any]]]
+        self._heard = time.monotonic()
+
+    def run(self) -> int:
+        """Say hello, then answer until the host is gone."""
+        own = os.path.abspath(sys.argv[0])
+        hello = {
+            "protocol": PROTOCOL,
+            "python": platform.python_version(),
+            "pid": os.getpid(),
+            "folder": self.folder.path,
+            "agent": digest_of(own) if os.path.isfile(own) else "",
+        }
+        try:
+            self._replies.write(MARKER + encode(hello))
+            self._replies.flush()
+            for target in (self._read, self._watch):
+                threading.Thread(target=target, daemon=True).start()
+            for request in iter(self._queue.get, None):
+                self._answer(request)
+        except BrokenPipeError:  # the host is gone: nobody is left to be told
+            return 0
+        finally:
+            self.children.end()
+        return 0
+
+    def _read(self) -> None:
+        lines = Lines()
+        for data in iter(lambda: os.read(self._requests.fileno(), 1 << 16), b""):
+            self._heard = time.monotonic()
+            for line in lines.feed(data):
+                try:
+                    request = decode(line)
+                except Failure as failure:
+                    request = {"op": None, "failure": failure}
+                if request.get("op") != "beat":
+                    self._queue.put(request)
+        self._end()
+
+    def _watch(self) -> None:
+        while time.monotonic() - self._heard < SILENCE_S:
+            time.sleep(1.0)
+        self._end()
+
+    def _end(self) -> None:
+        """Stop the networks; what is being written is finished first, it takes seconds at most."""
+        self.children.end()
+        self._queue.put(None)
+
+    def _answer(self, request: Dict[str, Any]) -> None:
+        number = request.get("id")
+        if not isinstance(number, int) or isinstance(number, bool):
+            number = None
+        event = lambda content: self._send({"id": number, "event": content})
+        try:
+            if isinstance(request.get("failure"), Failure):
+                raise request["failure"]
+            if number is None:
+                raise Failure("ProtocolViolation", "a request has no whole number as id")
+            op = request.get("op")
+            if not isinstance(op, str) or op not in OPERATIONS:
+                raise Failure("ProtocolViolation", "this agent has no operation %r" % (str(op)[:100],), known=sorted(OPERATIONS))
+            self._send({"id": number, "ok": OPERATIONS[op](self, Fields(request), event)})
+        except Failure as failure:
+            self._send({"id": number, "error": failure.reply()})
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            self._send({"id": number, "error": failure_from(error, self.folder).reply()})
+        except Exception as error:  # noqa: BLE001  a fault of our own is told to the host, which raises it
+            traceback.print_exc()
+            what = "the agent failed: %s: %s" % (type(error).__name__, ascii(str(error))[:500])
+            self._send({"id": number, "error": Failure("AgentError", what).reply()})
+
+    def _send(self, message: Dict[str, Any]) -> None:
+        self._replies.write(encode(message))
+        self._replies.flush()
+
+
+def failure_from(error: OSError, folder: Folder) -> Failure:
+    """What the operating system refused, in our words."""
+    path = error.filename if isinstance(error.filename, str) else folder.path
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return Failure("DeviceFull", "no space is left for %s" % path, path=path)
+    if error.errno == errno.EROFS:
+        return Failure("DeviceReadOnly", "the file system of %s is mounted read-only" % path, path=path)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return Failure("TargetError", "this user may not write %s" % path, path=path)
+    return Failure("TargetError", "the device refuses: %s" % error, path=path, errno=error.errno)
+
+
+def op_facts(server: Server, _fields: Fields, _event: Event) -> Answer:
+    """What the device is."""
+    return facts.gather(server.folder.path)
+
+
+def op_lock(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Take charge until this agent ends."""
+    server.folder.lock(fields.text("owner"))
+    return {}
+
+
+def op_have(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Which of these files are not here, whole."""
+    server.folder.need_lock()
+    return {"missing": server.objects.missing([checked_digest(each) for each in fields.array("digests")])}
+
+
+def op_reserve(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Where to upload a file to."""
+    server.folder.need_lock()
+    size = fields.whole("size")
+    return server.objects.reserve(checked_digest(fields.text("digest")), size, fields.whole("total", size))
+
+
+def op_commit(server: Server, fields: Fields, _event: Event) -> Answer:
+    """An upload is complete."""
+    server.folder.need_lock()
+    server.objects.commit(checked_digest(fields.text("digest")), fields.whole("size"))
+    return {}
+
+
+def op_stage(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Build a release of files that are here."""
+    server.folder.need_lock()
+    releases = Releases(server.folder, fields.text("app"))
+    return {"made": releases.stage(fields.text("release"), fields.object("manifest"), fields.object("files"), server.objects)}
+
+
+def op_verify(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Hash every file of a release anew."""
+    return {"problems": Releases(server.folder, fields.text("app")).problems(fields.text("release"))}
+
+
+def op_activate(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Switch to a release."""
+    server.folder.need_lock()
+    return {"previous": Releases(server.folder, fields.text("app")).activate(fields.text("release"))}
+
+
+def op_rollback(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Switch back."""
+    server.folder.need_lock()
+    return dict(Releases(server.folder, fields.text("app")).rollback())
+
+
+def op_releases(server: Server, fields: Fields, _event: Event) -> Answer:
+    """All releases of an application."""
+    return {"releases": Releases(server.folder, fields.text("app")).all()}
+
+
+def op_prune(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Remove old releases and files that nothing uses."""
+    server.folder.need_lock()
+    removed = Releases(server.folder, fields.text("app")).prune(fields.whole("keep", low=1))
+    return {"releases": removed, "objects": prune_objects(server.folder, fields.number("unused_s", 86400.0))}
+
+
+def op_profile(server: Server, fields: Fields, event: Event) -> Answer:
+    """Measure networks turn by turn."""
+    server.folder.need_lock()
+    return profile(fields, server.objects, server.children, event)
+
+
+def op_evaluate(server: Server, fields: Fields, event: Event) -> Answer:
+    """Top-1 predictions of one network over a set of inputs."""
+    server.folder.need_lock()
+    job = Job(Fields(fields.object("job")), server.objects)
+    with Child(server.children, fields.number("patience_s", 60.0, low=0.1)) as child:
+        job.open(child)
+        return child.call("evaluate", {"inputs": job.inputs, "batch": fields.whole("batch", 1, 1)}, event=event)
+
+
+def op_infer(server: Server, fields: Fields, event: Event) -> Answer:
+    """Outputs of one network, as a file to be fetched and then forgotten."""
+    server.folder.need_lock()
+    job = Job(Fields(fields.object("job")), server.objects)
+    name = "%d-%d.npz" % (os.getpid(), fields.whole("id"))
+    target = server.folder.at("outgoing", name)
+    with Child(server.children, fields.number("patience_s", 60.0, low=0.1)) as child:
+        job.open(child)
+        answer = child.call("infer", {"inputs": job.inputs, "target": target}, event=event)
+    return {"path": target, "name": name, "version": answer["version"], "digest": digest_of(target), "size": os.path.getsize(target)}
+
+
+def op_forget(server: Server, fields: Fields, _event: Event) -> Answer:
+    """A result has been fetched."""
+    server.folder.need_lock()
+    os.unlink(server.folder.at("outgoing", checked_name(fields.text("name"), "result")))
+    return {}
+
+
+def op_golden(server: Server, fields: Fields, event: Event) -> Answer:
+    """Run a release's network on its golden inputs and hold the outputs against the references."""
+    server.folder.need_lock()
+    release = Releases(server.folder, fields.text("app")).path(fields.text("release"))
+    file, golden = (os.path.join(release, checked_name(fields.text(key), "file")) for key in ("file", "golden"))
+    for path in (file, golden):
+        if not os.path.isfile(path):
+            raise Failure("AgentError", "the release has no file %s" % os.path.basename(path))
+    tolerance = Fields(fields.object("tolerance"))
+    max_abs, top1 = tolerance.number("max_abs"), tolerance.number("top1", high=1.0)
+    with Child(server.children, fields.number("patience_s", 60.0, low=0.1)) as child:
+        child.call("open", {"runtime": fields.text("runtime"), "path": file, "threads": fields.whole("threads", 1, 1)})
+        answer = child.call("golden", {"golden": golden}, event=event)
+    worst = answer["max_abs_error"]
+    answer["passed"] = worst is not None and worst <= max_abs and answer["agree"] >= top1 * answer["n"]
+    return answer
+
+
+def op_remove(server: Server, _fields: Fields, _event: Event) -> Answer:
+    """Delete the whole folder."""
+    server.folder.need_lock()
+    server.folder.remove()
+    return {}
+
+
+OPERATIONS = {
+    name[3:]: function for name, function in sorted(globals().items()) if name.startswith("op_")
+}  # type: Dict[str, Callable[[Server, Fields, Event], Answer]]
