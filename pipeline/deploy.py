@@ -12,8 +12,7 @@ from typing import Any
 
 from edgec.pipeline.core.codec import digest_of_json, json_from, record_id
 from edgec.pipeline.core.errors import GoldenCheckFailed
-from edgec.pipeline.core.records import Artifact, Checkpoint, Comparison, Deployment
-from edgec.pipeline.files import digest_of
+from edgec.pipeline.core.records import Artifact, Checkpoint, Deployment
 from edgec.pipeline.work import Work
 from edgec.targets.session import AgentSession
 
@@ -37,7 +36,9 @@ def manifest_of(work: Work, checkpoint: Checkpoint, artifact: Artifact, golden: 
     return {
         "schema": 1,
         "app": work.config.app,
-        "artifacts": {artifact.backend: {"file": f"model.{artifact.format}", "sha256": artifact.file, "precision": artifact.precision.value}},
+        "artifacts": {
+            artifact.backend: {"file": f"model.{artifact.format}", "sha256": artifact.file, "precision": artifact.precision.value}
+        },
         "inputs": [json_from(t) for t in artifact.inputs],
         "outputs": [json_from(t) for t in artifact.outputs],
         "golden": {"file": GOLDEN, "sha256": golden, "tolerance": dict(tolerance)},
@@ -72,7 +73,9 @@ def release(
             sent = session.ship({digest: work.store.file(digest) for digest in files.values()})
             session.stage(work.config.app, name, manifest, files)
         with work.events.stage(f"check on {target}"):
-            comparison = session.golden(work.config.app, name, file=f"model.{artifact.format}", runtime=artifact.backend, golden=GOLDEN, tolerance=tolerance)
+            comparison = session.golden(
+                work.config.app, name, file=f"model.{artifact.format}", runtime=artifact.backend, golden=GOLDEN, tolerance=tolerance
+            )
         if not comparison.passed:
             raise GoldenCheckFailed(
                 f"{target} computes other outputs than the reference: {comparison.reason}",

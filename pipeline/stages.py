@@ -100,7 +100,8 @@ def network(work: Work, checkpoint: Checkpoint) -> Any:
     tensors = load_tensors(work.store.file(checkpoint.weights))
     if checkpoint.quantised is None:
         return rebuild(checkpoint.model, tensors).eval()
-    from edgec.pipeline.compress.quantise import ScaleTable, load_quantised
+    from edgec.pipeline.compress.quantise import load_quantised
+    from edgec.pipeline.compress.scale_table import ScaleTable
 
     table = ScaleTable.from_json(work.store.file(checkpoint.quantised).read_text())
     return load_quantised(build(checkpoint.model), tensors, table)
@@ -130,10 +131,10 @@ def correct_of(module: Any, data: Data, split: Split) -> Any:
 
 def calibration(work: Work, data: Data, samples: int) -> tuple[Any, Any]:
     """Preprocessed calibration images (float32) and labels, the first `samples` of the split."""
-    from edgec.models.data import preprocess_images
+    from edgec.models.data import preprocess
 
     images, labels = data.dataset.arrays(Split.CALIBRATION)
-    return preprocess_images(images[:samples], data.spec.preprocess), labels[:samples]
+    return preprocess(images[:samples], data.spec.preprocess), labels[:samples]
 
 
 def quantised_checkpoint(work: Work, data: Data, source: Checkpoint, *, train: bool = True) -> Checkpoint:
@@ -168,11 +169,10 @@ def _quantise(work: Work, data: Data, source: Checkpoint, *, name: str, train: b
 def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
     """A network with ranges searched on calibration images, untrained."""
     import torch
-
     from edgec.pipeline.compress.quantise import quantise
 
     images, _ = calibration(work, data, samples)
-    batches = torch.from_numpy(images).split(128)
+    batches = torch.split(torch.from_numpy(images), 128)
     return quantise(module, batches[0][:1], batches, settings=work.config.quantise)
 
 
@@ -188,8 +188,8 @@ def _sqakd(work: Work, data: Data, teacher: Any, student: Any) -> Any:
     train = replace(work.config.train, weight_decay=1e-4, precision="fp32")
 
     def loop(module: Any, loss: Any) -> Any:
-        fit(module, samples, plan, settings=train, loss=loss, events=work.events, work=work.store.work)
-        return module.cpu()
+        fit(module, samples, loss=loss, plan=plan, settings=train, events=work.events, work=work.store.work)
+        return module
 
     return SQAKD(teacher, student).run(loop)
 
@@ -197,10 +197,11 @@ def _sqakd(work: Work, data: Data, teacher: Any, student: Any) -> Any:
 def _quantised_record(
     work: Work, data: Data, source: Checkpoint, quantised: Any, *, stage: str, parameters: Mapping[str, object]
 ) -> Checkpoint:
-    from edgec.pipeline.compress.quantise import save_quantised
+    from edgec.models.build import save_tensors
 
     with _temporary("weights.safetensors") as weights, _temporary("scales.json") as scales:
-        save_quantised(quantised, weights, scales)
+        save_tensors(quantised.folded, weights)
+        scales.write_text(quantised.table().to_json())
         weights_digest, scales_digest = work.store.adopt(weights), work.store.adopt(scales)
     return Checkpoint(
         model=source.model,
@@ -216,11 +217,9 @@ def _quantised_record(
     )
 
 
-def exported(work: Work, checkpoint: Checkpoint) -> Exported:
+def exported(work: Work, checkpoint: Checkpoint, *, label: str) -> Exported:
     """The checkpoint's ONNX file."""
-    return work.stage(
-        f"export {checkpoint.lineage.stage}", Exported, {"checkpoint": record_id(checkpoint)}, lambda: _export(work, checkpoint)
-    )
+    return work.stage(f"export {label}", Exported, {"checkpoint": record_id(checkpoint)}, lambda: _export(work, checkpoint))
 
 
 def _export(work: Work, checkpoint: Checkpoint) -> Exported:

@@ -76,7 +76,9 @@ def tool_versions() -> dict[str, str]:
 def source_commit(folder: Path) -> str:
     """The user's source commit, with "+" when the tree has changes; empty outside a repository."""
     try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout.strip()  # noqa: S607
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
+        ).stdout.strip()
         dirty = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S607
     except (OSError, subprocess.SubprocessError):
         return ""

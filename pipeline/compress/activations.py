@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from edgec.pipeline.compress.count import NORMS
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-
-from edgec.pipeline.compress.count import NORMS
 
 ACTIVATIONS: frozenset[Callable[..., Any]] = frozenset(
     {

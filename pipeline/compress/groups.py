@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
 from edgec.pipeline.compress.channels import Group, Groups, Member, Selection, Side
 from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, evaluating, run
 from edgec.pipeline.compress.surgery import copy_of, cut, is_depthwise, mask, reason_uncuttable
 from edgec.pipeline.core.errors import CompressionError, ModelError
+from torch import Tensor, nn
 
 OUTPUT = "its channels are the network's output"
 STREAM = "residual stream: several layers add to these channels"
@@ -180,7 +179,9 @@ def _proved(module: nn.Module, example: Tensor, groups: Groups) -> Groups:
     proved = Groups(tuple(judged))
     together = _difference(module, example, proved, proved.prunable)
     if together:
-        raise ModelError(f"the network's channel groups do not add up: {together}", hint="leave this network unpruned: [prune] enabled = false")
+        raise ModelError(
+            f"the network's channel groups do not add up: {together}", hint="leave this network unpruned: [prune] enabled = false"
+        )
     return proved
 
 
@@ -218,5 +219,10 @@ def _randomise(module: nn.Module) -> None:
             fill(each.weight, -bound, bound)
             fill(each.bias, -0.3, 0.3)
         elif isinstance(each, NORMS):
-            for tensor, low, high in ((each.weight, 0.5, 1.5), (each.bias, -0.3, 0.3), (each.running_mean, -0.3, 0.3), (each.running_var, 0.5, 1.5)):
+            for tensor, low, high in (
+                (each.weight, 0.5, 1.5),
+                (each.bias, -0.3, 0.3),
+                (each.running_mean, -0.3, 0.3),
+                (each.running_var, 0.5, 1.5),
+            ):
                 fill(tensor, low, high)

@@ -170,8 +170,12 @@ class _Search:
         if isinstance(probe, Propose):
             return probe
         if probe is None:
-            return self._short(good, "no cut that the floors allow meets the bounds" if self.constraints.latency_ratio is None
-                               else "no cut that the floors allow was measured to meet the bounds")
+            return self._short(
+                good,
+                "no cut that the floors allow meets the bounds"
+                if self.constraints.latency_ratio is None
+                else "no cut that the floors allow was measured to meet the bounds",
+            )
         return self._towards(good, probe)
 
     def _towards(self, good: int, goal: int) -> Propose | Stop:

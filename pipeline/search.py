@@ -1,0 +1,125 @@
+"""The pruning stage: AAP with the training loop, the validation split and, where latency is asked for, the device in it."""
+
+from pathlib import Path
+from typing import Any
+
+from edgec.pipeline import objective, stages
+from edgec.pipeline.core.codec import digest_of_json, record_id
+from edgec.pipeline.core.errors import ConfigError
+from edgec.pipeline.core.protocols import LatencyProbe
+from edgec.pipeline.core.records import Checkpoint, Round, Search, Split, TargetFacts
+from edgec.pipeline.work import Work, plain
+
+LARGE_CUT = 0.3
+"""Share of the cost; after a larger cut in one round recovery restarts from the higher learning rate (measured: small cuts want a gentle restart)."""
+
+
+def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, facts: TargetFacts | None) -> Search:
+    """Prune the dense network to the configured objective; the rounds, probes among them, are kept and a killed search resumes.
+
+    Raises:
+        ConfigError: latency is asked for and there is no target to measure on.
+        CompressionError: nothing can be pruned, or the objective asks the impossible.
+    """
+    constraints = objective.parse(work.config.objective.subject_to)
+    if constraints.latency_ratio is not None and probe is None:
+        raise ConfigError(
+            "the objective bounds latency, and there is no target to measure it on", hint='name one: --target, or [objective] on = "…"'
+        )
+    place = None if constraints.latency_ratio is None or facts is None else _identity(work, facts)
+    inputs = {
+        "dense": record_id(dense),
+        "data": data.id,
+        "prune": plain(work.config.prune),
+        "train": plain(work.config.train),
+        "quantise": plain(work.config.quantise) if place else None,
+        "objective": objective.text(constraints),
+        "target": place,
+        "seed": work.config.seed,
+    }
+    return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, digest_of_json(inputs)))
+
+
+def _identity(work: Work, facts: TargetFacts) -> dict[str, object]:
+    """What latency depends on: not free disk, not load."""
+    runtimes = [[r.name, r.version] for r in facts.runtimes]
+    return {
+        "board": facts.board,
+        "cpu": facts.cpu,
+        "cores": facts.cores,
+        "runtimes": runtimes,
+        "probe": plain(work.config.measure.probe),
+        "batch": work.config.measure.batch,
+        "threads": work.config.measure.threads,
+    }
+
+
+def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, recipe: str) -> Search:
+    import torch
+    from edgec.pipeline.compress.aap import AAP
+    from edgec.pipeline.compress.losses import distill_loss
+    from edgec.pipeline.compress.rounds import RoundFolder
+    from edgec.pipeline.compress.train import Plan, Samples, fit
+
+    settings, constraints = work.config.train, objective.parse(work.config.objective.subject_to)
+    module = stages.network(work, dense)
+    images, labels = stages.calibration(work, data, work.config.prune.samples)
+    train_images, train_labels = data.dataset.arrays(Split.TRAIN)
+    samples = Samples(images=train_images, labels=train_labels, preprocess=data.spec.preprocess)
+    folder = work.store.work / recipe[:16]
+    loss = distill_loss(stages.network(work, dense), label_weight=settings.label_weight, distill_weight=settings.distill_weight)
+
+    def recover(network: Any, share: float) -> tuple[Any, int]:
+        lr = settings.lr_large if share > LARGE_CUT else settings.lr
+        plan = Plan(name="recover", epochs=settings.epochs, lr=lr, seed=work.config.seed, depends_on=(recipe,))
+        result = fit(network, samples, loss=loss, plan=plan, settings=settings, events=work.events, work=folder)
+        return network, result.images_seen
+
+    def evaluate(network: Any) -> Any:
+        return stages.correct_of(network, data, Split.VALIDATION)
+
+    aap = AAP(
+        module,
+        torch.from_numpy(images[:1]),
+        calibration=(torch.from_numpy(images), torch.from_numpy(labels)),
+        constraints=constraints,
+        settings=work.config.prune,
+        seed=work.config.seed,
+    )
+    torch.set_num_threads(settings.threads)
+    rounds = RoundFolder(folder / "rounds")
+    result = aap.run(recover=recover, evaluate=evaluate, probe=probe, on_round=lambda each: _tell(work, each), store=rounds, recipe=recipe)
+    chosen = record_id(dense)
+    if result.chosen:
+        finished = _finish(work, result.module, samples, loss, folder, recipe)
+        chosen = work.store.put(
+            stages.checkpoint_from(work, data, finished, stage="prune", parent=record_id(dense), parameters=_parameters(work))
+        )
+    return Search(
+        dense=record_id(dense),
+        chosen=chosen,
+        objective=objective.text(constraints),
+        met=result.met,
+        stopped=result.reason,
+        rounds=result.rounds,
+    )
+
+
+def _finish(work: Work, module: Any, samples: Any, loss: Any, folder: Path, recipe: str) -> Any:
+    """Extra epochs for the chosen network, where the recipe asks for them."""
+    from edgec.pipeline.compress.train import Plan, fit
+
+    settings = work.config.train
+    if settings.final_epochs > 0:
+        plan = Plan(name="final", epochs=settings.final_epochs, lr=settings.lr, seed=work.config.seed, depends_on=(recipe,))
+        fit(module, samples, loss=loss, plan=plan, settings=settings, events=work.events, work=folder)
+    return module
+
+
+def _tell(work: Work, each: Round) -> None:
+    latency = "" if each.latency_ratio is None or each.latency_ratio.value is None else f", latency {each.latency_ratio.value:.2f} x dense"
+    work.events.note(f"round {each.index}: {each.cost.parameters:,} parameters{latency}, {each.reason}")
+
+
+def _parameters(work: Work) -> dict[str, object]:
+    return {"prune": plain(work.config.prune), "train": plain(work.config.train), "objective": list(work.config.objective.subject_to)}
