@@ -154,27 +154,26 @@ def ratio_of_sums(numerators: "ArrayLike", denominators: "ArrayLike", confidence
     return _ratio_over_blocks(np.sum, a, b, confidence=confidence, paired=True, method=method)
 
 
-def ratio_of_estimates(a: Estimate, b: Estimate) -> Estimate:
-    """a / b of two independent positive estimates at the same confidence, where the raw data are not at hand.
+def ratio_of_estimates(a: Estimate, b: Estimate, confidence: float = 0.95) -> Estimate:
+    """a / b of two independent positive estimates, where the raw data are not at hand.
 
     The standard errors of ln a and ln b are read off their intervals and added in quadrature (delta method on the log scale).
-    Refuses estimates that are unknown, not positive, or at different levels.
+    Refuses estimates that are unknown or whose interval reaches zero.
     """
     from scipy import stats
 
     n, method = min(a.n, b.n), "delta method on the log scale"
-    if a.confidence != b.confidence:
-        return refused(f"intervals at {a.confidence:.0%} and {b.confidence:.0%}", confidence=a.confidence, n=n, method=method)
-    if a.value is None or a.low is None or a.high is None or b.value is None or b.low is None or b.high is None:
-        return refused(a.reason or b.reason or "a number without an interval", confidence=a.confidence, n=n, method=method)
-    if a.low <= 0 or b.low <= 0:
-        return refused("an interval reaches zero", confidence=a.confidence, n=n, method=method)
-    z = float(stats.norm.ppf((1 + a.confidence) / 2))
-    error = math.hypot(math.log(a.high / a.low), math.log(b.high / b.low)) / (2 * z)
-    value = a.value / b.value
-    return Estimate(
-        value=value, low=value * math.exp(-z * error), high=value * math.exp(z * error), confidence=a.confidence, n=n, method=method
-    )
+    error = 0.0
+    for each in (a, b):
+        if each.value is None or each.low is None or each.high is None:
+            return refused(each.reason or "a number without an interval", confidence=confidence, n=n, method=method)
+        if each.low <= 0:
+            return refused("an interval reaches zero", confidence=confidence, n=n, method=method)
+        error = math.hypot(error, math.log(each.high / each.low) / (2 * float(stats.norm.ppf((1 + each.confidence) / 2))))
+    assert a.value is not None
+    assert b.value is not None
+    value, factor = a.value / b.value, math.exp(float(stats.norm.ppf((1 + confidence) / 2)) * error)
+    return Estimate(value=value, low=value / factor, high=value * factor, confidence=confidence, n=n, method=method)
 
 
 def proportion(k: int, n: int, confidence: float = 0.95) -> Estimate:

@@ -122,7 +122,16 @@ def test_ratio_of_estimates_refuses_what_it_cannot_carry() -> None:
     unknown = stats.refused("no sensor")
     assert "no sensor" in stats.ratio_of_estimates(good, unknown).reason
     assert "zero" in stats.ratio_of_estimates(stats.mean([1.0, 0.0, 2.0]), good).reason
-    assert "90%" in stats.ratio_of_estimates(good, stats.mean([1.0, 1.1], 0.9)).reason
+
+
+def test_ratio_of_estimates_reads_each_interval_at_its_own_level() -> None:
+    """The same data summarised at 90 % and at 95 % have the same standard error on the log scale (Gauss, wide n), so the same ratio."""
+    x, y = np.random.default_rng(SEED).normal(3, 0.1, (2, 5000))
+    at_95 = stats.ratio_of_estimates(stats.mean(x), stats.mean(y))
+    mixed = stats.ratio_of_estimates(stats.mean(x, 0.9), stats.mean(y))
+    assert (mixed.low, mixed.high) == pytest.approx((at_95.low, at_95.high), rel=1e-5)
+    by_exact = stats.ratio_of_estimates(stats.mean(x), stats.exact(2.0))
+    assert by_exact.high / by_exact.low == pytest.approx(stats.mean(x).high / stats.mean(x).low)
 
 
 def test_proportion_is_wilsons_closed_form() -> None:
