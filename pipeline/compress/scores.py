@@ -10,12 +10,11 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-
 from edgec.pipeline.compress.activations import Site, watch
 from edgec.pipeline.compress.channels import Group, Groups, Side
 from edgec.pipeline.compress.count import NORMS, device_of, evaluating
 from edgec.pipeline.core.errors import CompressionError
+from torch import Tensor, nn
 
 Scores = dict[str, Tensor]
 """Group name to float64 scores, shape (channels,), on the CPU."""
@@ -165,6 +164,7 @@ def _streamed(groups: Groups, module: nn.Module, calibration: Calibration, stati
             at = {name: site.tensor for name, site in seen.items()}
             gradients: dict[str, Tensor] = {}
             if statistic.needs_gradient:
+                assert labels is not None
                 loss = F.cross_entropy(output, labels, reduction="sum")  # a sum: each sample's gradient is its own
                 gradients = dict(zip(at, torch.autograd.grad(loss, list(at.values()), materialize_grads=True), strict=True))
             with torch.no_grad():

@@ -8,15 +8,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from edgec.pipeline.compress.channel_cost import ChannelCost
 from edgec.pipeline.compress.channels import Groups, Selection
+from torch import Tensor
 
 MIN_CHANNELS = 4
 """No group is cut below this."""
 CLASSIFIER_SHARE = 0.25
-"""Of the layer before the classifier, at least this share and twice as many channels as there are classes: without a floor there networks collapse."""
+"""Of the layer before the classifier this share stays, and twice as many channels as there are classes: without it networks collapse."""
 
 
 def floors(groups: Groups, *, fraction: float, classes: int) -> dict[str, int]:
