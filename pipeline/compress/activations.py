@@ -16,12 +16,10 @@ from edgec.pipeline.compress.count import NORMS
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-ACTIVATIONS: frozenset[Callable[..., Any]] = frozenset(
-    {
-        *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.hardtanh, F.hardtanh_),
-        *(F.silu, F.hardswish, F.gelu, F.mish, F.softplus, F.sigmoid, F.hardsigmoid, F.tanh),
-        *(torch.relu, torch.relu_, torch.sigmoid, torch.tanh, Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.tanh),
-    }
+ACTIVATIONS: tuple[Any, ...] = (
+    *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.hardtanh, F.hardtanh_),
+    *(F.silu, F.hardswish, F.gelu, F.mish, F.softplus, F.sigmoid, F.hardsigmoid, F.tanh),
+    *(torch.relu, torch.relu_, torch.sigmoid, torch.tanh, Tensor.relu, Tensor.relu_, Tensor.sigmoid, Tensor.tanh),
 )
 
 

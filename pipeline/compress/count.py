@@ -20,7 +20,7 @@ NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """A layer with parameters of its own, as it ran. `inputs` are channels before grouping; `kernel` is weights per filter and input channel."""
+    """A layer with parameters of its own, as it ran. `inputs` are channels before grouping."""
 
     name: str
     type: str
@@ -29,7 +29,7 @@ class Layer:
     inputs: int = 0
     groups: int = 1
     kernel: int = 0
-    """0: not a convolution or linear layer, its MACs count none."""
+    """Weights per filter and input channel; 0: neither convolution nor linear layer, no MACs."""
     bias: bool = False
     positions: int = 0
     """Output places at batch 1 (height x width, tokens), summed over all calls."""
@@ -80,9 +80,9 @@ def run(module: nn.Module, example: Tensor) -> Any:
         try:
             return module(example)
         except Exception as error:
-            place = entered[-1] if entered else ""
+            place = (entered[-1] if entered else "") or "its own forward"
             raise ModelError(
-                f"the network cannot run on an input of shape {tuple(example.shape)}: {type(error).__name__} in {place or 'its own forward'}: {error}",
+                f"the network cannot run on an input of shape {tuple(example.shape)}: {type(error).__name__} in {place}: {error}",
                 hint="check the input shape, and that the network runs in eval mode",
                 context={"layer": place},
             ) from error

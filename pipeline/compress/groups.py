@@ -81,7 +81,9 @@ def _order(module: nn.Module, example: Tensor) -> dict[str, int]:
     with ExitStack() as stack:
         for each in module.modules():
             stack.callback(each.register_forward_pre_hook(note).remove)
-        run(module, example)
+        output = run(module, example)
+    if not isinstance(output, Tensor):
+        raise ModelError(f"the network gives a {type(output).__name__}", hint="give a network with one tensor as its output")
     return order
 
 
@@ -97,13 +99,14 @@ def _trace(module: nn.Module, example: Tensor, order: dict[str, int]) -> list[_F
 
     try:
         graph = torch_pruning.DependencyGraph().build_dependency(module, (example,), output_transform=note, verbose=False)
-        return [_found(graph, offered, order, roots) for offered in graph.get_all_groups()]
+        offers = list(graph.get_all_groups())
     except Exception as error:
         raise ModelError(
             f"the network's channel dependencies cannot be traced: {type(error).__name__}: {error}",
             hint="replace the operation named here, or leave this network unpruned: [prune] enabled = false",
             context={"place": _place(error)},
         ) from error
+    return [_found(graph, offered, order, roots) for offered in offers]
 
 
 def _place(error: BaseException) -> str:
@@ -194,14 +197,14 @@ def _difference(module: nn.Module, example: Tensor, groups: Groups, tried: Seque
     noise = torch.randn(example.shape, generator=generator).to(example) if example.is_floating_point() else example
     try:
         narrow = run(cut(module, selection), noise)
-    except (ModelError, IndexError, KeyError) as error:
-        return f"without half of its channels the network does not run: {error}"
+    except ModelError as error:
+        return f"without half of its channels {error}"
     silent = run(mask(module, selection), noise)
     scale = float(silent.abs().max())
-    error = float((narrow - silent).abs().max()) if narrow.shape == silent.shape else float("inf")
-    if error <= PROOF_TOLERANCE * scale:
+    difference = float((narrow - silent).abs().max()) if narrow.shape == silent.shape else float("inf")
+    if difference <= PROOF_TOLERANCE * scale:
         return ""
-    return f"an operation on the way depends on channels that are silent: removing them changes outputs by {error / scale if scale else error:.1e} of their size"
+    return f"removing channels is not the same as silencing them: outputs of size {scale:.3g} change by {difference:.3g}"
 
 
 @torch.no_grad()

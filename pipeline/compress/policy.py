@@ -149,7 +149,8 @@ class _Search:
         if any(t.empty for t in tried):
             return Stop(chosen=good, met=True, reason="nothing more to cut: the floors hold every width")
         step = self.stride
-        bad = [t.asked if t.repeat else t.kept for t in self.history if t.phase is Phase.TRAIN and not self._accepted(t)]
+        rejected = [t.asked if t.repeat else t.kept for t in self.history if t.phase is Phase.TRAIN and not self._accepted(t)]
+        bad = [kept for kept in rejected if kept < base]  # one that is not smaller was refuted by a network that was accepted
         if bad:
             step = min(step, math.log(base / max(bad)) / 2)
         if step < self.settings.min_step:
@@ -170,12 +171,7 @@ class _Search:
         if isinstance(probe, Propose):
             return probe
         if probe is None:
-            return self._short(
-                good,
-                "no cut that the floors allow meets the bounds"
-                if self.constraints.latency_ratio is None
-                else "no cut that the floors allow was measured to meet the bounds",
-            )
+            return self._short(good, "no cut that the floors allow meets the bounds")
         return self._towards(good, probe)
 
     def _towards(self, good: int, goal: int) -> Propose | Stop:
@@ -189,8 +185,7 @@ class _Search:
             return self._short(good, f"{self.settings.max_rounds} rounds were trained")
         way = math.log(base / asked)
         rounds = max(1, math.ceil(way / stride - 1e-9))
-        repeats = sum(1 for _, t in self.of(good, Phase.TRAIN) if t.repeat or t.empty)
-        if repeats:  # the equal part of the way is a cut that failed before, or none at all
+        if any(t.repeat or t.empty for _, t in self.of(good, Phase.TRAIN)):
             return self._short(good, "cuts in between are the same as ones that failed")
         return Propose(phase=Phase.TRAIN, cost_kept=asked if rounds == 1 else base * math.exp(-way / rounds), parent=good)
 
@@ -206,7 +201,7 @@ class _Search:
         base = self.history[good].kept
         probes = self.of(good, Phase.PROBE)
         if not probes:
-            return Propose(phase=Phase.PROBE, cost_kept=min(self._guess(good), base * math.exp(-self.settings.min_step)), parent=good)
+            return Propose(phase=Phase.PROBE, cost_kept=min(self._guess(), base * math.exp(-self.settings.min_step)), parent=good)
         met = [i for i, t in probes if not t.empty and self._meets(t)]
         missed = [t for _, t in probes if t.empty or not self._meets(t)]
         if not met:
@@ -219,20 +214,16 @@ class _Search:
         gap = math.log(above / low)
         if gap <= 2 * self.settings.min_step or len(probes) >= MAX_PROBES:
             return mildest
-        if self._sizes_bind(low):
-            return mildest
         up = gap / 2 if above < base else min(gap / 2, 2 * self.settings.min_step * 2 ** len(met))
         return Propose(phase=Phase.PROBE, cost_kept=low * math.exp(up), parent=good)
 
     def _meets(self, trial: Trial) -> bool:
         return is_small_and_fast(trial, self.constraints, margin=PROBE_MARGIN)
 
-    def _guess(self, good: int) -> float:
+    def _guess(self) -> float:
         """Where the answer was for an earlier network, else the tightest bound, taken for the cost itself."""
-        earlier = [t.asked for t in self.history[:] if t.phase is Phase.PROBE and t.parent != good and not t.empty and self._meets(t)]
-        bounds = [b for b in (self.constraints.latency_ratio, self.constraints.params_ratio, self.constraints.macs_ratio) if b is not None]
-        return earlier[-1] if earlier else min(bounds)
-
-    def _sizes_bind(self, asked: float) -> bool:
-        """A milder cut than `asked` is sure to miss a size bound that is counted in the search's own unit."""
-        return False
+        met = [t for t in self.history if t.phase is Phase.PROBE and not t.empty and self._meets(t)]
+        if met:
+            return max(t.asked for t in met if t.parent == met[-1].parent)
+        bounds = (self.constraints.latency_ratio, self.constraints.params_ratio, self.constraints.macs_ratio)
+        return min(bound for bound in bounds if bound is not None)

@@ -164,6 +164,7 @@ def _streamed(groups: Groups, module: nn.Module, calibration: Calibration, stati
             at = {name: site.tensor for name, site in seen.items()}
             gradients: dict[str, Tensor] = {}
             if statistic.needs_gradient:
+                assert labels is not None
                 loss = F.cross_entropy(output, labels, reduction="sum")  # a sum: each sample's gradient is its own
                 gradients = dict(zip(at, torch.autograd.grad(loss, list(at.values()), materialize_grads=True), strict=True))
             with torch.no_grad():

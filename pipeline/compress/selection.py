@@ -15,7 +15,7 @@ from torch import Tensor
 MIN_CHANNELS = 4
 """No group is cut below this."""
 CLASSIFIER_SHARE = 0.25
-"""Of the layer before the classifier, at least this share and twice as many channels as there are classes: without a floor there networks collapse."""
+"""Of the layer before the classifier this share stays, and twice as many channels as there are classes: without it networks collapse."""
 
 
 def floors(groups: Groups, *, fraction: float, classes: int) -> dict[str, int]:

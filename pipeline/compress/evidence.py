@@ -1,0 +1,55 @@
+"""What a validation split says of a pruned network against the dense one: paired by image, with intervals."""
+
+import math
+from typing import Any
+
+import numpy as np
+from edgec.pipeline.core.errors import CompressionError
+from edgec.pipeline.core.records import Accuracy, Estimate, Split
+from numpy.typing import NDArray
+from torch import Tensor
+
+Right = NDArray[np.bool_]
+"""(n,): for each validation image, in a fixed order, whether a network is right."""
+
+NORMAL_95 = 1.959964
+"""Two-sided 95 % quantile of the normal distribution."""
+
+
+def right_from(answer: Any, n: int | None = None) -> Right:
+    """An answer of `evaluate` (tensor, array or list) as booleans.
+
+    Raises:
+        CompressionError: not one value per validation image, or another number of images than before.
+    """
+    right = np.asarray(answer.cpu() if isinstance(answer, Tensor) else answer).astype(np.bool_)
+    if right.ndim != 1 or len(right) == 0 or (n is not None and len(right) != n):
+        raise CompressionError(
+            f"evaluate gave an answer of shape {right.shape}{'' if n is None else f', {n} images were expected'}",
+            hint="it must say for each validation image, in a fixed order, whether the network is right",
+        )
+    return right
+
+
+def paired_drop(before: Right, after: Right) -> tuple[float, float]:
+    """Loss of accuracy over the same images as a fraction, and its standard error.
+
+    The mean of d_i = before_i - after_i, and sqrt(var(d) / n) with n - 1 in the variance.
+    """
+    difference = before.astype(np.float64) - after.astype(np.float64)
+    error = float(difference.std(ddof=1)) / math.sqrt(len(difference)) if len(difference) > 1 else float("inf")
+    return float(difference.mean()), error
+
+
+def accuracy_from(correct: int, n: int) -> Accuracy:
+    """Top-1 on the validation split with Wilson's interval."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
+    top1 = Estimate(value=correct / n, low=float(interval.low), high=float(interval.high), n=n, method="wilson")
+    return Accuracy(split=Split.VALIDATION, correct=correct, n=n, top1=top1)
+
+
+def estimate_from(drop: float, error: float, n: int) -> Estimate:
+    """A paired drop with its normal interval."""
+    return Estimate(value=drop, low=drop - NORMAL_95 * error, high=drop + NORMAL_95 * error, n=n, method="paired by image, normal")
