@@ -131,7 +131,7 @@ def _onnx_from(
     try:
         with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
             file = Path(folder) / "raw.onnx"
-            warnings.filterwarnings("ignore", "You are using the legacy TorchScript-based ONNX export", DeprecationWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter itself and of what it calls in torch
             torch.onnx.export(
                 _with_outputs(folded, inner),
                 examples,

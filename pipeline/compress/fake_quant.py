@@ -63,7 +63,7 @@ def channelwise(scales: Tensor, weight: Tensor) -> Tensor:
     return scales.reshape(-1, *[1] * (weight.dim() - 1))
 
 
-def weight_scales(weight: Tensor, bits: int, *, candidates: int = 64) -> Tensor:
+def weight_scales(weight: Tensor, bits: int, *, candidates: int = 100) -> Tensor:
     """Scale of each output channel with the least squared error, searched from 0.4 to 1.0 of the channel's largest magnitude.
 
     Shapes:

@@ -128,7 +128,7 @@ class QuantNet(nn.Module):
         for name, weight in table.weights.items():
             if len(weight.scales) != _layer(folded, name).weight.shape[0]:
                 raise ModelError(f"the scale table is of another network: {name} has {len(weight.scales)} scales", context={"layer": name})
-        self.folded = folded
+        self.folded = folded.requires_grad_()  # folding makes biases that do not ask for it
         self.places = {site: entry.nodes for site, entry in table.sites.items()}
         self.site_of = {node: site for site, members in self.places.items() for node in members}
         self.activations = nn.ModuleDict(
