@@ -6,6 +6,7 @@ same release and sends no bytes. Until the golden check has passed the old relea
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,24 +14,37 @@ from typing import Any
 from edgec.pipeline.core.codec import digest_of_json, json_from, record_id
 from edgec.pipeline.core.errors import GoldenCheckFailed
 from edgec.pipeline.core.records import Artifact, Checkpoint, Deployment
+from edgec.pipeline.stats import proportion
 from edgec.pipeline.work import Work
+from edgec.targets.replies import GoldenCheck
 from edgec.targets.session import AgentSession
 
 GOLDEN = "golden.npz"
 
 
-def golden_file(work: Work, inputs: Mapping[str, Any], outputs: Mapping[str, Any]) -> str:
-    """Adopt golden inputs with reference outputs (arrays by name); returns the digest of the .npz."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Golden:
+    """Golden inputs with reference outputs, and how far the device may be from them."""
+
+    file: Digest
+    max_abs: float
+    """Largest allowed absolute error of any output."""
+    top1: float
+    """Smallest allowed share of rows with the reference's class. Below 1: among few rows one may lie on a tie."""
+
+
+def golden(work: Work, inputs: Mapping[str, Any], outputs: Mapping[str, Any], *, max_abs: float, top1: float = 0.9) -> Golden:
+    """Adopt arrays by tensor name as an .npz of `in:<name>` and `out:<name>`."""
     import numpy as np
 
+    arrays: dict[str, Any] = {f"in:{k}": v for k, v in inputs.items()} | {f"out:{k}": v for k, v in outputs.items()}
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         file = Path(folder) / GOLDEN
-        arrays = {f"in:{k}": v for k, v in inputs.items()} | {f"out:{k}": v for k, v in outputs.items()}
-        np.savez(file, **{k: np.asarray(v) for k, v in arrays.items()})
-        return work.store.adopt(file)
+        np.savez(file, **arrays)
+        return Golden(file=work.store.adopt(file), max_abs=max_abs, top1=top1)
 
 
-def manifest_of(work: Work, checkpoint: Checkpoint, artifact: Artifact, golden: str, tolerance: Mapping[str, float]) -> dict[str, Any]:
+def manifest_of(work: Work, checkpoint: Checkpoint, artifact: Artifact, golden: Golden) -> dict[str, Any]:
     """What a release says of itself: artifacts with digests, lineage, golden check, what was known before it left."""
     accuracy = {a.split.value: {"correct": a.correct, "n": a.n} for a in checkpoint.accuracy}
     return {
@@ -41,7 +55,7 @@ def manifest_of(work: Work, checkpoint: Checkpoint, artifact: Artifact, golden: 
         },
         "inputs": [json_from(t) for t in artifact.inputs],
         "outputs": [json_from(t) for t in artifact.outputs],
-        "golden": {"file": GOLDEN, "sha256": golden, "tolerance": dict(tolerance)},
+        "golden": {"file": GOLDEN, "sha256": golden.file, "max_abs": golden.max_abs, "top1": golden.top1},
         "lineage": {
             "artifact": record_id(artifact),
             "checkpoint": record_id(checkpoint),
@@ -56,43 +70,64 @@ def manifest_of(work: Work, checkpoint: Checkpoint, artifact: Artifact, golden: 
     }
 
 
-def release(
-    work: Work, session: AgentSession, target: str, checkpoint: Checkpoint, artifact: Artifact, golden: str, tolerance: Mapping[str, float]
-) -> Deployment:
+def release(work: Work, session: AgentSession, checkpoint: Checkpoint, artifact: Artifact, golden: Golden) -> Deployment:
     """Ship, stage, check on the device and activate one artifact.
 
     Raises:
         GoldenCheckFailed: the device computes something else; the release that was active still is.
         TargetError: anything else on the way; the release that was active still is.
     """
-    manifest = manifest_of(work, checkpoint, artifact, golden, tolerance)
+    app, target, file = work.config.app, session.target, f"model.{artifact.format}"
+    manifest = manifest_of(work, checkpoint, artifact, golden)
     name = f"r-{digest_of_json(manifest)[:16]}"
-    files = {f"model.{artifact.format}": artifact.file, GOLDEN: golden}
-    with session.lock(f"edgec deploy of {work.config.app}"):
-        with work.events.stage(f"ship to {target}"):
-            sent = session.ship({digest: work.store.file(digest) for digest in files.values()})
-            session.stage(work.config.app, name, manifest, files)
-        with work.events.stage(f"check on {target}"):
-            comparison = session.golden(
-                work.config.app, name, file=f"model.{artifact.format}", runtime=artifact.backend, golden=GOLDEN, tolerance=tolerance
+    files = {file: artifact.file, GOLDEN: golden.file}
+    with work.events.stage(f"ship to {target}"):
+        with work.events.progress("upload", 100) as percent:
+            sent = session.ship(
+                {digest: work.store.file(digest) for digest in files.values()}, lambda done, total: percent(100 * done // max(1, total))
             )
-        if not comparison.passed:
-            raise GoldenCheckFailed(
-                f"{target} computes other outputs than the reference: {comparison.reason}",
-                hint="the old release is still active; compare the runtime's version on the target with the host's (`edgec doctor`)",
-                context={"target": target, "max_abs_error": comparison.max_abs_error, "top1_agreement": comparison.top1_agreement.value},
-            )
-        with work.events.stage(f"activate on {target}"):
-            previous = session.activate(work.config.app, name)
-            session.prune(work.config.app, work.config.keep)
+        session.stage(app, name, manifest, files)
+    with work.events.stage(f"check on {target}"):
+        check = session.golden(app, name, file=file, runtime=artifact.backend, max_abs=golden.max_abs, top1=golden.top1, golden=GOLDEN)
+    comparison = _comparison(check, golden)
+    if not comparison.passed:
+        raise GoldenCheckFailed(
+            f"{target} computes other outputs than the reference: {comparison.reason}",
+            hint="the old release is still active; compare the runtime's version on the target with the host's (`edgec doctor`)",
+            context={"target": target, "max_abs_error": comparison.max_abs_error, "top1_agreement": comparison.top1_agreement.value},
+        )
+    with work.events.stage(f"activate on {target}"):
+        previous = session.activate(app, name)
+        session.prune(app, work.config.keep)
     return Deployment(
         artifact=record_id(artifact),
         target=target,
-        app=work.config.app,
+        app=app,
         release=name,
         previous=previous,
-        path=f"{session.folder}/apps/{work.config.app}/current",
+        path=f"{session.folder}/apps/{app}/current",
         sent_bytes=sent,
         golden=comparison,
         activated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _comparison(check: GoldenCheck, golden: Golden) -> Comparison:
+    """The device's own golden check as a comparison."""
+    reasons = []
+    if check.max_abs_error > golden.max_abs:
+        reasons.append(f"max_abs {check.max_abs_error:.3g} is above {golden.max_abs:.3g}")
+    if check.agreed < golden.top1 * check.n:
+        reasons.append(f"top-1 agrees on {check.agreed} of {check.n}, less than {golden.top1:.0%}")
+    return Comparison(
+        reference="checkpoint",
+        subject="device",
+        n=check.n,
+        max_abs_error=check.max_abs_error,
+        max_rel_error=check.max_rel_error,
+        cosine_min=check.cosine_min,
+        top1_agreement=proportion(check.agreed, check.n),
+        tolerance={"max_abs": golden.max_abs, "top1_agreement": golden.top1},
+        passed=check.passed,
+        reason="; ".join(reasons),
     )

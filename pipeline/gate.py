@@ -26,15 +26,26 @@ if TYPE_CHECKING:
 RULES = ("accuracy_drop_points", "latency_ratio", "size_ratio", "energy_ratio")
 """Fields of GateSettings; a rule's `asked` and `seen` are in the unit that its name says."""
 
+OBJECTIVE = "objective_latency_ratio"
+"""Name of the rule that the objective's latency bound becomes: p50 over the dense network's at the same precision, same run."""
+
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 4}
 
 
-def decide(candidate: Measurement, baseline: Measurement, *, settings: "GateSettings", correct: "Correctness | None" = None) -> Verdict:
+def decide(
+    candidate: Measurement,
+    baseline: Measurement,
+    *,
+    settings: "GateSettings",
+    correct: "Correctness | None" = None,
+    objective: tuple[Measurement, float] | None = None,
+) -> Verdict:
     """Apply every rule that the settings ask for.
 
     Args:
+        objective: the dense network at the candidate's precision and the largest allowed ratio of medians to it, where the recipe asked for one.
         correct: whether each image was right on the device, by the candidate and by the baseline (bool, same images in the same
             order); None when one of the two was not stored, which leaves the accuracy rule inconclusive.
 
@@ -60,6 +71,11 @@ def decide(candidate: Measurement, baseline: Measurement, *, settings: "GateSett
         seen = compare.energy_ratio(candidate, baseline, level)
         of_energy = (compare.energy_provenance(candidate), compare.energy_provenance(baseline))
         rules.append(_rule("energy_ratio", settings.energy_ratio, seen, of_energy, settings))
+    if objective is not None:
+        dense, bound = objective
+        rules.append(
+            _rule(OBJECTIVE, bound, compare.latency_ratio(candidate, dense, level), (candidate.provenance, dense.provenance), settings)
+        )
     if not rules:
         raise ConfigError("the gate has no rule and would pass everything", hint=f"give [gate] one of {', '.join(RULES)}")
     outcomes = {rule.outcome for rule in rules}

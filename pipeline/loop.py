@@ -26,7 +26,7 @@ from edgec.pipeline.core.records import (
     Verdict,
 )
 from edgec.pipeline.core.settings import TargetSettings
-from edgec.pipeline.deploy import golden_file, release
+from edgec.pipeline.deploy import Golden, golden, release
 from edgec.pipeline.probe import TargetProbe, input_file
 from edgec.pipeline.search import search
 from edgec.pipeline.work import Work
@@ -79,9 +79,7 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
         TargetError: the target failed; the release that was active before still is.
     """
     started = _now()
-    with work.events.stage(f"connect to {target.name}"):
-        session = open_session(target, events=work.events)
-    with session:
+    with open_session(target, events=work.events) as session:
         facts = session.facts()
         result = compress(work, target, session, facts)
         host = parity_on_host(work, result)
@@ -211,17 +209,21 @@ def host_outputs(work: Work, result: Compressed, artifact: Artifact, split: Spli
     return np.concatenate([next(iter(each.values())) for each in outputs])
 
 
-def _golden(work: Work, result: Compressed) -> str:
-    """Golden inputs (validation images) with the compressed checkpoint's own outputs, as the artifact's tensors are named."""
+def _golden(work: Work, result: Compressed) -> Golden:
+    """The first validation images with the compressed checkpoint's own outputs, under the artifact's tensor names."""
     from edgec.models.data import preprocess
-
-    images, _ = result.data.dataset.arrays(Split.VALIDATION)
-    images = images[:GOLDEN_IMAGES]
     from edgec.pipeline.compress.train import predict
 
-    logits = predict(stages.network(work, result.final.checkpoint), images, result.data.spec.preprocess)
-    artifact = result.final.artifact
-    return golden_file(work, {artifact.inputs[0].name: preprocess(images, result.data.spec.preprocess)}, {artifact.outputs[0].name: logits})
+    images, _ = result.data.dataset.arrays(Split.VALIDATION)
+    images, how, artifact = images[:GOLDEN_IMAGES], result.data.spec.preprocess, result.final.artifact
+    logits = predict(stages.network(work, result.final.checkpoint), images, how)
+    tolerance = parity.tolerance_for(artifact.precision)
+    bound = (
+        float(logits.std()) * tolerance["max_abs_over_std"]
+        if "max_abs_over_std" in tolerance
+        else float(abs(logits).max()) * tolerance["max_rel"]
+    )
+    return golden(work, {artifact.inputs[0].name: preprocess(images, how)}, {artifact.outputs[0].name: logits}, max_abs=bound)
 
 
 def measure(
@@ -310,12 +312,9 @@ def _device_agreement(work: Work, result: Compressed, classes: Any) -> Compariso
 def decide(work: Work, result: Compressed, measurements: tuple[Measurement, ...]) -> Verdict:
     """The gate against the dense float network of the same run, and the objective's latency against the dense one at the same precision."""
     correct = correctness_of(work, result.data, measurements[0], measurements[-1])
-    verdict = gate.decide(measurements[0], measurements[-1], settings=work.config.gate, correct=correct)
-    constraints = objective.parse(work.config.objective.subject_to)
-    if result.search is None or constraints.latency_ratio is None:
-        return verdict
-    rule = gate.latency_rule(measurements[0], measurements[1], constraints.latency_ratio, settings=work.config.gate)
-    return gate.with_rule(verdict, rule)
+    bound = None if result.search is None else objective.parse(work.config.objective.subject_to).latency_ratio
+    asked = None if bound is None else (measurements[1], bound)
+    return gate.decide(measurements[0], measurements[-1], settings=work.config.gate, correct=correct, objective=asked)
 
 
 def correctness_of(work: Work, data: stages.Data, *measurements: Measurement) -> tuple[Any, Any] | None:

@@ -59,7 +59,7 @@ def input_file(work: Work, data: stages.Data, artifact: Artifact) -> str:
     """Adopt an .npz with one real input batch for measuring; returns its digest."""
     import numpy as np
 
-    images, _ = stages.calibration(work, data, work.config.measure.batch)
+    images, _ = stages.calibration(data, work.config.measure.batch)
     (name,) = (tensor.name for tensor in artifact.inputs)
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         file = Path(folder) / "inputs.npz"

@@ -1,4 +1,4 @@
-"""The pruning stage: AAP with the training loop, the validation split and, where latency is asked for, the device in it."""
+"""The pruning stage: AAP with the training loop and, where latency is asked for, the device in it."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from edgec.pipeline.core.records import Checkpoint, Round, Search, Split, Target
 from edgec.pipeline.work import Work, plain
 
 LARGE_CUT = 0.3
-"""Share of the cost; after a larger cut in one round recovery restarts from the higher learning rate (measured: small cuts want a gentle restart)."""
+"""Share of the cost; after a larger cut in one round recovery restarts from the higher rate (measured: small cuts want a gentle one)."""
 
 
 def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, facts: TargetFacts | None) -> Search:
@@ -63,7 +63,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
 
     settings, constraints = work.config.train, objective.parse(work.config.objective.subject_to)
     module = stages.network(work, dense)
-    images, labels = stages.calibration(work, data, work.config.prune.samples)
+    images, labels = stages.calibration(data, work.config.prune.samples)
     train_images, train_labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=train_images, labels=train_labels, preprocess=data.spec.preprocess)
     folder = work.store.work / recipe[:16]

@@ -1,4 +1,4 @@
-"""The stages that need no target: dense checkpoint, quantised checkpoint, ONNX file, artifact, parity. Each is a cached function of records."""
+"""The stages that need no target: dense checkpoint, quantised checkpoint, ONNX file, artifact. Each is a cached function of records."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -129,7 +129,7 @@ def correct_of(module: Any, data: Data, split: Split) -> Any:
     return logits.argmax(axis=1) == labels
 
 
-def calibration(work: Work, data: Data, samples: int) -> tuple[Any, Any]:
+def calibration(data: Data, samples: int) -> tuple[Any, Any]:
     """Preprocessed calibration images (float32) and labels, the first `samples` of the split."""
     from edgec.models.data import preprocess
 
@@ -171,7 +171,7 @@ def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
     import torch
     from edgec.pipeline.compress.quantise import quantise
 
-    images, _ = calibration(work, data, samples)
+    images, _ = calibration(data, samples)
     batches = torch.split(torch.from_numpy(images), 128)
     return quantise(module, batches[0][:1], batches, settings=work.config.quantise)
 

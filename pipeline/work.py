@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from edgec.pipeline.core.codec import adapter, canonical
 from edgec.pipeline.core.protocols import Events
-from edgec.pipeline.core.records import Artifact, Checkpoint, DataSpec, Exported, Lineage, Record, RecordId, Scalar
+from edgec.pipeline.core.records import Artifact, Checkpoint, Exported, Lineage, Record, RecordId, Scalar
 from edgec.pipeline.core.settings import Config
 from edgec.pipeline.store import RunStore, stage_key
 
@@ -97,12 +97,6 @@ def _scalar(value: object) -> Scalar:
 
 
 def _files_of(record: Record) -> tuple[str, ...]:
-    match record:
-        case Checkpoint():
-            return (record.weights,) if record.quantised is None else (record.weights, record.quantised)
-        case Exported() | Artifact():
-            return (record.file,)
-        case DataSpec():
-            return ()
-        case _:
-            return ()
+    if isinstance(record, Checkpoint):
+        return (record.weights,) if record.quantised is None else (record.weights, record.quantised)
+    return (record.file,) if isinstance(record, (Exported, Artifact)) else ()
