@@ -13,7 +13,7 @@ from typing import Any
 
 from edgec.pipeline.core.codec import digest_of_json, json_from, record_id
 from edgec.pipeline.core.errors import GoldenCheckFailed
-from edgec.pipeline.core.records import Artifact, Checkpoint, Deployment
+from edgec.pipeline.core.records import Artifact, Checkpoint, Comparison, Deployment, Digest
 from edgec.pipeline.stats import proportion
 from edgec.pipeline.work import Work
 from edgec.targets.replies import GoldenCheck
@@ -114,11 +114,13 @@ def release(work: Work, session: AgentSession, checkpoint: Checkpoint, artifact:
 
 def _comparison(check: GoldenCheck, golden: Golden) -> Comparison:
     """The device's own golden check as a comparison."""
+    if check.max_abs_error is None or check.max_rel_error is None or check.cosine_min is None:
+        raise GoldenCheckFailed("the target's runtime gives numbers that are not finite", hint="the old release is still active")
     reasons = []
     if check.max_abs_error > golden.max_abs:
         reasons.append(f"max_abs {check.max_abs_error:.3g} is above {golden.max_abs:.3g}")
-    if check.agreed < golden.top1 * check.n:
-        reasons.append(f"top-1 agrees on {check.agreed} of {check.n}, less than {golden.top1:.0%}")
+    if check.agree < golden.top1 * check.n:
+        reasons.append(f"top-1 agrees on {check.agree} of {check.n}, less than {golden.top1:.0%}")
     return Comparison(
         reference="checkpoint",
         subject="device",
@@ -126,7 +128,7 @@ def _comparison(check: GoldenCheck, golden: Golden) -> Comparison:
         max_abs_error=check.max_abs_error,
         max_rel_error=check.max_rel_error,
         cosine_min=check.cosine_min,
-        top1_agreement=proportion(check.agreed, check.n),
+        top1_agreement=proportion(check.agree, check.n),
         tolerance={"max_abs": golden.max_abs, "top1_agreement": golden.top1},
         passed=check.passed,
         reason="; ".join(reasons),

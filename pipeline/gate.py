@@ -45,7 +45,7 @@ def decide(
     """Apply every rule that the settings ask for.
 
     Args:
-        objective: the dense network at the candidate's precision and the largest allowed ratio of medians to it, where the recipe asked for one.
+        objective: the dense network at the candidate's precision, and the largest ratio of medians to it, where the recipe bounds one.
         correct: whether each image was right on the device, by the candidate and by the baseline (bool, same images in the same
             order); None when one of the two was not stored, which leaves the accuracy rule inconclusive.
 

@@ -9,7 +9,7 @@ from typing import Any
 from edgec.pipeline import gate, objective, parity, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
-from edgec.pipeline.core.errors import LoweringError, ObjectiveNotMet
+from edgec.pipeline.core.errors import ObjectiveNotMet
 from edgec.pipeline.core.records import (
     Artifact,
     Checkpoint,
@@ -27,6 +27,7 @@ from edgec.pipeline.core.records import (
 )
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.pipeline.deploy import Golden, golden, release
+from edgec.pipeline.plan import refuse_early
 from edgec.pipeline.probe import TargetProbe, input_file
 from edgec.pipeline.search import search
 from edgec.pipeline.work import Work
@@ -38,6 +39,8 @@ DENSE = "dense"
 DENSE_FLOAT = "dense fp32"
 
 GOLDEN_IMAGES = 32
+DEFAULT_BACKEND = "onnxruntime"
+"""Where no target is named."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,7 +86,7 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
         facts = session.facts()
         result = compress(work, target, session, facts)
         host = parity_on_host(work, result)
-        deployment = release(work, session, target.name, result.final.checkpoint, result.final.artifact, _golden(work, result))
+        deployment = release(work, session, result.final.checkpoint, result.final.artifact, _golden(work, result))
         measurements, device = measure(work, target, session, facts, result)
     verdict = decide(work, result, measurements)
     whole = parity.verdict(record_id(result.final.artifact), (*host.comparisons, deployment.golden, device))
@@ -107,26 +110,27 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
     return record
 
 
-def compress(work: Work, target: TargetSettings, session: AgentSession | None, facts: TargetFacts | None) -> Compressed:
-    """Prune, quantise, export and lower; `session` is needed where latency is an objective.
+def compress(work: Work, target: TargetSettings | None, session: AgentSession | None, facts: TargetFacts | None) -> Compressed:
+    """Prune, quantise, export and lower; target, session and facts are needed where latency is an objective.
 
     Raises:
         LoweringError: the target cannot run what was asked for; said before anything is trained.
         ObjectiveNotMet: no candidate met the objective; the nearest is in the context.
     """
     data = stages.open_data(work)
-    if facts is not None:
-        refuse_early(work, target, facts)
+    backend = DEFAULT_BACKEND if target is None else target.backend
+    if target is not None and facts is not None:
+        refuse_early(work.config, target, facts)
     dense = stages.dense_checkpoint(work, data)
-    dense_float = form(work, dense, target.backend, DENSE_FLOAT)
+    dense_float = form(work, dense, backend, DENSE_FLOAT)
     quantised = work.config.quantise.enabled
     dense_same = (
-        form(work, stages.quantised_checkpoint(work, data, dense, train=False), target.backend, DENSE) if quantised else dense_float
+        form(work, stages.quantised_checkpoint(work, data, dense, train=False), backend, DENSE) if quantised else dense_float
     )
     found = None
     pruned = dense
     if work.config.prune.enabled:
-        probe = None if session is None else TargetProbe(work, data, session, target, dense_same.artifact)
+        probe = None if session is None or target is None else TargetProbe(work, data, session, target, dense_same.artifact)
         found = search(work, data, dense, probe, facts)
         if not found.met:
             raise _not_met(work, found)
@@ -134,20 +138,8 @@ def compress(work: Work, target: TargetSettings, session: AgentSession | None, f
         assert isinstance(chosen, Checkpoint)
         pruned = chosen
     final = stages.quantised_checkpoint(work, data, pruned) if quantised else pruned
-    forms = (form(work, final, target.backend, COMPRESSED), dense_same, dense_float)
+    forms = (form(work, final, backend, COMPRESSED), dense_same, dense_float)
     return Compressed(data=data, search=found, forms=forms if quantised else forms[:2])
-
-
-def refuse_early(work: Work, target: TargetSettings, facts: TargetFacts) -> None:
-    """Ask the backend whether the target can run what will be made.
-
-    Raises:
-        LoweringError: it cannot, with the nearest plan that works.
-    """
-    precision = work.config.quantise.precision if work.config.quantise.enabled else Precision.FP32
-    support = registry.backend(target.backend).support(facts, precision)
-    if not support.usable:
-        raise LoweringError(f"{target.name} cannot run {precision} with {target.backend}: {support.reason}", hint=support.hint)
 
 
 def form(work: Work, checkpoint: Checkpoint, backend: str, label: str) -> Form:
@@ -217,13 +209,9 @@ def _golden(work: Work, result: Compressed) -> Golden:
     images, _ = result.data.dataset.arrays(Split.VALIDATION)
     images, how, artifact = images[:GOLDEN_IMAGES], result.data.spec.preprocess, result.final.artifact
     logits = predict(stages.network(work, result.final.checkpoint), images, how)
-    tolerance = parity.tolerance_for(artifact.precision)
-    bound = (
-        float(logits.std()) * tolerance["max_abs_over_std"]
-        if "max_abs_over_std" in tolerance
-        else float(abs(logits).max()) * tolerance["max_rel"]
-    )
-    return golden(work, {artifact.inputs[0].name: preprocess(images, how)}, {artifact.outputs[0].name: logits}, max_abs=bound)
+    bounds = parity.tolerance_for(artifact.precision)
+    largest = logits.std() * bounds["max_abs_over_std"] if "max_abs_over_std" in bounds else abs(logits).max() * bounds["max_rel"]
+    return golden(work, {artifact.inputs[0].name: preprocess(images, how)}, {artifact.outputs[0].name: logits}, max_abs=float(largest))
 
 
 def measure(

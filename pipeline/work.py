@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from edgec.pipeline.core.codec import adapter, canonical
 from edgec.pipeline.core.protocols import Events
-from edgec.pipeline.core.records import Artifact, Checkpoint, Exported, Lineage, Record, RecordId, Scalar
+from edgec.pipeline.core.records import Artifact, Checkpoint, Exported, Lineage, Record, Scalar
 from edgec.pipeline.core.settings import Config
 from edgec.pipeline.store import RunStore, stage_key
 
@@ -76,20 +76,15 @@ def tool_versions() -> dict[str, str]:
 def source_commit(folder: Path) -> str:
     """The user's source commit, with "+" when the tree has changes; empty outside a repository."""
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, timeout=10, check=True
-        ).stdout.strip()
-        dirty = subprocess.run(["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout  # noqa: S607
+        head, changes = (_git(folder, *words) for words in (["rev-parse", "HEAD"], ["status", "--porcelain"]))
     except (OSError, subprocess.SubprocessError):
         return ""
-    return head + ("+" if dirty.strip() else "")
+    return head + ("+" if changes else "")
 
 
-def id_of(record: Record) -> RecordId:
-    """A record's content id."""
-    from edgec.pipeline.core.codec import record_id
-
-    return record_id(record)
+def _git(folder: Path, *words: str) -> str:
+    command = ["git", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def _scalar(value: object) -> Scalar:

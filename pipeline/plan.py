@@ -1,0 +1,79 @@
+"""Configuration and facts to a plan: pure and printable."""
+
+from dataclasses import dataclass
+
+from edgec.pipeline import objective
+from edgec.pipeline.core import registry
+from edgec.pipeline.core.errors import LoweringError
+from edgec.pipeline.core.records import Precision, TargetFacts
+from edgec.pipeline.core.settings import Config, TargetSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One thing that deploy would do, and why in that way."""
+
+    name: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The steps of one deploy."""
+
+    steps: tuple[Step, ...]
+
+
+def precision_of(config: Config) -> Precision:
+    """The precision of the deployed network."""
+    return config.quantise.precision if config.quantise.enabled else Precision.FP32
+
+
+def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> None:
+    """Ask the backend whether the target can run what will be made, before anything is trained.
+
+    Raises:
+        LoweringError: it cannot, with the nearest plan that works.
+    """
+    precision = precision_of(config)
+    support = registry.backend(target.backend).support(facts, precision)
+    if not support.usable:
+        raise LoweringError(f"{target.name} cannot run {precision} with {target.backend}: {support.reason}", hint=support.hint)
+
+
+def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
+    """What deploy would do.
+
+    Raises:
+        ConfigError: the objective cannot be read.
+        LoweringError: the target cannot run it.
+    """
+    refuse_early(config, target, facts)
+    asked = objective.text(objective.parse(config.objective.subject_to))
+    runtime = next((r for r in facts.runtimes if r.name == target.backend), None)
+    version = "" if runtime is None or runtime.version is None else f" {runtime.version}"
+    meters = [m for m in facts.meters if m.usable]
+    energy = meters[0].name if meters else "none: " + ("; ".join(f"{m.name}: {m.reason}" for m in facts.meters) or "no meter is known there")
+    steps = [
+        Step(name="target", what=f"{target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores, Python {facts.python}"),
+        Step(name="network", what=f"{config.model.builder} with {config.model.weights}, data {config.data.name}"),
+        Step(name="prune", what=f"until {asked}; latency is measured on {target.name}" if config.prune.enabled else "not asked for"),
+        Step(name="quantise", what=_quantise(config)),
+        Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}"),
+        Step(name="release", what=f"{target.folder}/apps/{config.app}, {config.keep} kept; the old one stays active until the golden check passes"),
+        Step(name="measure", what=f"batch {config.measure.batch}, {config.measure.threads} threads, beside the dense network; energy: {energy}"),
+        Step(name="gate", what=", ".join(_rules(config)) or "no rule"),
+    ]
+    return Plan(steps=tuple(steps))
+
+
+def _quantise(config: Config) -> str:
+    settings = config.quantise
+    if not settings.enabled:
+        return "not asked for"
+    return f"{settings.precision}: static ranges; label-free training only if they lose more than {settings.tolerance_points} points"
+
+
+def _rules(config: Config) -> list[str]:
+    names = ("accuracy_drop_points", "latency_ratio", "size_ratio", "energy_ratio")
+    return [f"{name} <= {getattr(config.gate, name):g}" for name in names if getattr(config.gate, name) is not None]
