@@ -4,7 +4,7 @@ Each rule bounds a number from above. With an interval whose ends are each one-s
     pass          the upper end is at most the limit: worse than the limit is ruled out
     fail          the lower end is above the limit: the limit is ruled out
     inconclusive  the interval holds the limit, or there is no number; the reason says why
-So a network at the limit passes, and one at the limit fails, with probability 1 - confidence at most. For accuracy this is
+So a network that sits at the limit passes by chance with a probability of about 1 - confidence, and fails likewise. For accuracy this is
 a non-inferiority test paired by image (Agresti, Min 2005; see stats.paired_difference).
 
 The verdict fails if a rule fails, else is inconclusive if a rule is, else passes. A run that is not valid says nothing about

@@ -9,6 +9,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from edgec.pipeline import stats
+from edgec.pipeline.compare import latency_ratio
 from edgec.pipeline.core.codec import canonical, digest_of_json, record_id
 from edgec.pipeline.core.errors import MeasurementError, StoreError
 from edgec.pipeline.core.records import (
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 MAX_CLOCK_STEP_S = 0.05
-"""Wall clock against monotonic clock. A slewing NTP client moves 500 ppm at most (ntpd, chrony's default is lower), 5 ms in 10 s."""
+"""Wall clock against monotonic clock. Slewing moves both alike (clock_gettime(2)), so a difference is a step."""
 MAX_FREQUENCY_DROP = 0.10
 LOAD_PER_CORE = 0.75
 SCALING_GOVERNORS = frozenset({"ondemand", "conservative", "schedutil", "interactive", "powersave"})
@@ -296,10 +297,7 @@ def speedup(a: Measurement, b: Measurement) -> Estimate:
     """
     if a.run != b.run:
         return stats.refused("the networks were not measured turn by turn in one run")
-    for each in (a, b):
-        if not each.validity.valid:
-            return stats.refused(f"the run is not valid: {'; '.join(each.validity.causes)}")
-    return stats.ratio_of_medians(b.latency.blocks, a.latency.blocks)
+    return latency_ratio(b, a)
 
 
 def _classes(values: "ArrayLike") -> "NDArray[np.int64]":

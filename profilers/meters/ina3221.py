@@ -93,7 +93,6 @@ class Ina3221:
                 label = os.path.join(folder, "in%s_label" % i)
                 if os.path.exists(label):
                     found[_text(label)] = (os.path.join(folder, "in%s_input" % i), os.path.join(folder, "curr%s_input" % i))
-        found.pop("NC", None)
         return found
 
     def _chips(self) -> List[str]:

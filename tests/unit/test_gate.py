@@ -1,4 +1,4 @@
-"""Verdicts on measurements made by hand, and the error rates that they promise."""
+"""Verdicts (and comparisons, which they rest on) of measurements made by hand, and the error rates that they promise."""
 
 from dataclasses import replace
 from typing import Any
@@ -161,7 +161,6 @@ def test_accuracy_that_is_not_known_is_inconclusive_with_the_reason() -> None:
     assert "predictions" in only(gate.decide(known, known, settings=ACCURACY)).reason
     fewer = with_accuracy("candidate", np.ones(50, bool))
     assert "50 test images" in only(gate.decide(fewer, known, settings=ACCURACY, correct=(right, right))).reason
-    other = np.zeros(100, bool)
     wrong = only(gate.decide(known, known, settings=ACCURACY, correct=(np.zeros(100, bool), right)))
     assert "have 100 and 0 images right, the records 100 and 100" in wrong.reason
 
