@@ -1,0 +1,183 @@
+"""How the numbers of a report are written: shared by the forms that a person reads."""
+
+import re
+from collections.abc import Callable
+
+from edgec.pipeline.core.records import Comparison, Estimate, Round, RuleResult
+from edgec.pipeline.core.units import DASH, count, joules, points, ratio, seconds, size
+from edgec.pipeline.report.model import Network, Report
+
+OUTCOMES = {"pass": "✔ pass", "fail": "✘ fail", "inconclusive": "? inconclusive"}
+"""A glyph and a word: nothing is said by colour alone."""
+
+Show = Callable[[float | None], str]
+
+
+def interval(estimate: Estimate, show: Show) -> str:
+    """1.24 ms (1.22 … 1.26), or a dash; the unit is written once where it is the same. See `unknowns` for the reasons."""
+    text = show(estimate.value)
+    if estimate.value is None or estimate.low is None or estimate.high is None or estimate.low == estimate.high:
+        return text
+    ends = [show(estimate.low), show(estimate.high)]
+    unit = _unit(text)
+    if all(_unit(end) == unit for end in ends):
+        ends = [end.removesuffix(unit) for end in ends]
+    return f"{text} ({ends[0]} … {ends[1]})"
+
+
+def _unit(text: str) -> str:
+    found = re.search(r"[^\d.]*$", text)
+    return found[0] if found else ""
+
+
+def percent(value: float | None) -> str:
+    """91.2 %."""
+    return DASH if value is None else f"{value * 100:.1f} %"
+
+
+def headline(report: Report) -> str:
+    """compressed int8 on pi: 2.31× (2.27 … 2.35) the speed of dense fp32; gate: pass."""
+    over = report.networks[0].label
+    return f"{report.deployed.label} on {report.deploy.target}: {ratio(report.deployed.speedup)} the speed of {over}; gate: {report.verdict.outcome}"
+
+
+def sources(report: Report) -> str:
+    """The provenance of the numbers, e.g. "measured"."""
+    return ", ".join(sorted({network.measurement.provenance.value for network in report.networks}))
+
+
+def rows(report: Report) -> list[tuple[str, list[str]]]:
+    """The table "before and after": a name and one cell per network."""
+
+    def each(show: Callable[[Network], str]) -> list[str]:
+        return [show(network) for network in report.networks]
+
+    def time(name: str) -> list[str]:
+        return each(lambda n: interval(getattr(n.measurement.latency, name), seconds))
+
+    return [
+        ("parameters", each(lambda n: count(n.cost.parameters if n.cost else None))),
+        ("MACs", each(lambda n: count(n.cost.macs if n.cost else None))),
+        ("file size", each(lambda n: size(n.measurement.size_bytes))),
+        ("top-1 on the device", each(lambda n: interval(n.measurement.accuracy.top1, percent) if n.measurement.accuracy else DASH)),
+        ("images", each(lambda n: str(n.measurement.accuracy.n) if n.measurement.accuracy else DASH)),
+        ("latency p50", time("p50_s")),
+        ("latency p90", time("p90_s")),
+        ("latency p99", time("p99_s")),
+        ("timed inferences", each(lambda n: str(sum(map(len, n.measurement.latency.blocks))))),
+        ("speed-up", ["1× (reference)", *[ratio(network.speedup) for network in report.networks[1:]]]),
+        ("peak memory", each(lambda n: size(n.measurement.memory.peak_bytes))),
+        ("energy, gross", each(lambda n: interval(n.measurement.energy.gross_j, joules))),
+        ("provenance", each(lambda n: n.measurement.provenance.value + ("" if n.measurement.validity.valid else ", invalid"))),
+    ]
+
+
+def remarks(report: Report) -> list[str]:
+    """What a reader must know before believing a number: invalid runs, warnings, why a number is missing, what came from the store."""
+    said = []
+    for network in report.networks:
+        validity = network.measurement.validity
+        said += [f"{network.label}: invalid: {cause}" for cause in validity.causes]
+        said += [f"{network.label}: {warning}" for warning in validity.warnings]
+    said += unknowns(report)
+    if report.deploy.cached:
+        said.append(f"Answered from the store: {', '.join(report.deploy.cached)}.")
+    return said
+
+
+def unknowns(report: Report) -> list[str]:
+    """Why a cell is a dash: once if it is the same for all networks."""
+
+    def reasons(network: Network) -> dict[str, str]:
+        one = network.measurement
+        estimates = {"p50": one.latency.p50_s, "p90": one.latency.p90_s, "p99": one.latency.p99_s, "energy": one.energy.gross_j}
+        found = {name: estimate.reason for name, estimate in estimates.items() if estimate.value is None}
+        if one.accuracy is None:
+            found["accuracy"] = one.accuracy_reason
+        if one.memory.peak_bytes is None:
+            found["peak memory"] = one.memory.reason
+        if network.speedup.value is None and network is not report.networks[0]:
+            found["speed-up"] = network.speedup.reason
+        return found
+
+    by_network = {network.label: reasons(network) for network in report.networks}
+    lines: dict[str, None] = {}
+    for label, found in by_network.items():
+        for name, reason in found.items():
+            shared = all(each.get(name) == reason for each in by_network.values())
+            lines[f"No {name}: {reason}." if shared else f"No {name} of {label}: {reason}."] = None
+    return list(lines)
+
+
+def rule(result: RuleResult) -> tuple[str, str, str, str, str]:
+    """(outcome, rule, asked, seen, why) in the unit that the rule's name says."""
+    unit = " points" if result.rule.endswith("_points") else "×"
+
+    def show(value: float | None) -> str:
+        return DASH if value is None else f"{value:.3g}{unit}"
+
+    name = result.rule.removesuffix("_points").replace("_", " ")
+    return OUTCOMES.get(result.outcome, result.outcome), name, f"≤ {show(result.asked)}", interval(result.seen, show), result.reason
+
+
+RULE_HEAD = ("outcome", "rule", "asked", "seen", "why")
+
+
+def round_cells(each: Round) -> tuple[str, ...]:
+    """One round under `ROUND_HEAD`."""
+    change = DASH
+    if each.accuracy_drop is not None and each.accuracy_drop.value is not None:
+        drop = each.accuracy_drop
+        change = interval(Estimate(value=-each.accuracy_drop.value, low=_negative(drop.high), high=_negative(drop.low)), points)
+    top1 = each.accuracy.top1.value if each.accuracy else None
+    decision = "✔ accepted" if each.accepted else "✘ rejected"
+    return (
+        f"{each.index} {'trained' if each.checkpoint else 'probe'}",
+        f"{each.asked_cost_kept:.0%}",
+        count(each.cost.parameters),
+        count(each.cost.macs),
+        ratio(each.latency_ratio),
+        percent(top1),
+        change,
+        f"{decision}: {each.reason}" if each.reason else decision,
+    )
+
+
+ROUND_HEAD = ("round", "asked", "params", "MACs", "latency / dense", "top-1", "change, points", "decision")
+
+
+def _negative(value: float | None) -> float | None:
+    return None if value is None else -value
+
+
+def comparison_cells(each: Comparison) -> tuple[str, ...]:
+    """One comparison under `PARITY_HEAD`."""
+    return (
+        f"{each.subject} against {each.reference}",
+        str(each.n),
+        f"{each.max_abs_error:.2g}",
+        f"{each.max_rel_error:.2g}",
+        f"{each.cosine_min:.6f}",
+        interval(each.top1_agreement, percent),
+        OUTCOMES["pass" if each.passed else "fail"] + (f": {each.reason}" if each.reason else ""),
+    )
+
+
+PARITY_HEAD = ("outputs of", "n", "max abs. error", "max rel. error", "min cosine", "top-1 agreement", "verdict")
+
+
+def pruning_alone(report: Report) -> str:
+    """What pruning gave at the same precision."""
+    return f"Pruning alone, both {report.deployed.measurement.precision}: {ratio(report.speedup_same_precision)} the speed."
+
+
+def search_title(report: Report) -> str:
+    """The objective, whether it was met, and why the search ended."""
+    assert report.search is not None
+    return f"{report.search.objective} ({'met' if report.search.met else 'not met'}; {report.search.stopped})"
+
+
+def release(report: Report) -> str:
+    """What is active on the target."""
+    one = report.deployment
+    return f"Release {one.release} of {one.app} is active at {one.path} ({size(one.sent_bytes)} sent)."
