@@ -38,7 +38,9 @@ class DataSettings:
     root: Path | None = None
     """Where the full set's files are, if not in the usual places."""
     preprocess: Preprocess | None = None
-    """Only for a user's own data set; ours know theirs."""
+    """Only for a user's own data set, and needed there; ours know theirs."""
+    classes: int | None = None
+    """The same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +67,8 @@ class TrainSettings:
     """Threads of the training process."""
     device: str = "auto"
     """auto, cpu or cuda."""
+    precision: str = "auto"
+    """auto, fp32 or bf16 (autocast). Fake quantisation always trains in fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
