@@ -2,6 +2,8 @@
 
 import hashlib
 import io
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -142,6 +144,13 @@ def test_affine_of_neutral_preprocessing() -> None:
     scale, offset = affine(Preprocess(mean=(0.0,), std=(1.0,)))
     assert scale.tolist() == [np.float32(1 / 255)]
     assert offset.tolist() == [0.0]
+
+
+def test_reading_data_loads_no_torch() -> None:
+    seen = subprocess.run(
+        [sys.executable, "-c", "import sys, edgec.models.data; print('torch' in sys.modules)"], capture_output=True, text=True
+    )
+    assert (seen.stdout, seen.returncode) == ("False\n", 0), seen.stderr
 
 
 class Own:
