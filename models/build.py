@@ -120,7 +120,7 @@ def verify(module: nn.Module, spec: ModelSpec) -> None:
     try:
         with torch.inference_mode():
             output = module(*(torch.zeros(shape) for shape in shapes))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+    except Exception as error:
         raise ModelError(
             f"the network does not run on an input of shape {shapes}: {error}",
             hint="do the weights, the builder's arguments and input_shape in [model] belong together?",

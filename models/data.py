@@ -83,7 +83,7 @@ def open_own(settings: DataSettings) -> tuple[DataSpec, Dataset]:
         except Exception as error:
             raise ModelError(f"{settings.name}: arrays({split.value!r}) failed with {type(error).__name__}: {error}") from error
         splits[split] = checked(images, labels, settings.classes, settings.preprocess, f"{settings.name}, split {split.value}")
-    return spec_of(settings.name, splits, settings.classes, settings.preprocess, "the user's"), ArrayDataset(splits)
+    return spec_of(settings.name, splits, settings.classes, settings.preprocess, settings.name), ArrayDataset(splits)
 
 
 def checked(images: object, labels: object, classes: int, how: Preprocess, where: str) -> tuple[Images, Labels]:

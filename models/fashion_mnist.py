@@ -4,8 +4,9 @@ Reference: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benc
 arXiv:1708.07747; github.com/zalandoresearch/fashion-mnist, MIT licence.
 
 Splits. The test split is the official one (10,000). The 60,000 official training images are put into an order of their own by hashing
-their numbers (`order`): in each class the first 500 are validation, the rest train. Calibration (2,048) is the first part of train: its
-images are trained on too; none of them is in validation or test.
+their numbers (`order`): in each class the first 500 are validation, the rest train. Calibration is 2,048 images of train, its classes dealt
+in turn (`dealt`), so that its first k are a fair sample for any k; the beginning of train is not. Calibration images are trained on too;
+none of them is in validation or test.
 """
 
 import gzip
@@ -93,22 +94,23 @@ def order(n: int, part: str) -> NDArray[np.int64]:
     return np.array(sorted(range(n), key=keys.__getitem__), dtype=np.int64)
 
 
-def first_per_class(labels: Labels, indices: NDArray[np.int64], per_class: int) -> NDArray[np.int64]:
-    """The first `per_class` of `indices` in each class, in the order of `indices`."""
-    taken = np.zeros(len(indices), dtype=bool)
+def dealt(labels: Labels, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """`indices` with the first of each class, then the second of each, and so on: the first 10 k have k of each class."""
+    turn = np.empty(len(indices), dtype=np.int64)
     for label in range(CLASSES):
-        taken[np.flatnonzero(labels[indices] == label)[:per_class]] = True
-    return indices[taken]
+        mine = np.flatnonzero(labels[indices] == label)
+        turn[mine] = np.arange(len(mine))
+    return indices[np.argsort(turn, kind="stable")]
 
 
 def split_indices(train_labels: Labels, test_labels: Labels) -> dict[Split, NDArray[np.int64]]:
     """Official numbers of each split's images: into t10k for `test`, into train for the others."""
     shuffled = order(len(train_labels), "train")
-    validation = first_per_class(train_labels, shuffled, VALIDATION_PER_CLASS)
-    train = shuffled[~np.isin(shuffled, validation)]
+    is_validation = np.isin(shuffled, dealt(train_labels, shuffled)[: CLASSES * VALIDATION_PER_CLASS])
+    validation, train = shuffled[is_validation], shuffled[~is_validation]
     return {
         Split.TRAIN: train,
-        Split.CALIBRATION: train[:CALIBRATION],
+        Split.CALIBRATION: dealt(train_labels, train)[:CALIBRATION],
         Split.VALIDATION: validation,
         Split.TEST: np.arange(len(test_labels)),
     }

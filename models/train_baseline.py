@@ -85,7 +85,7 @@ def train(network: str, plan: Plan, settings: TrainSettings, work: Path) -> tupl
         "arguments": dict(spec.arguments),
         "input_shape": list(INPUT_SHAPE),
         "data": data.name,
-        "data_sha256": dict(data.digests),
+        "data_sha256": {split.value: data.digests[split] for split in (Split.TRAIN, Split.VALIDATION, Split.TEST)},
         "epochs": plan.epochs,
         "seed": plan.seed,
         "bf16": uses_bf16(settings, module, torch.device("cpu")),

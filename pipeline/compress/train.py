@@ -1,8 +1,7 @@
 """The one training loop: recovery after pruning, quantisation-aware training, distillation and the baselines all use `fit`.
 
 Every random number of step k is a function of (seed, k) only, so a run that was interrupted continues from its checkpoint and ends, on
-a CPU with the same number of threads, with
-the same bits as one that was not.
+a CPU with the same number of threads, with the same bits as one that was not.
 """
 
 import hashlib
@@ -60,7 +59,7 @@ class Plan:
     exact: bool = False
     """float32 throughout, whatever the settings say: fake quantisation needs it."""
     depends_on: tuple[str, ...] = ()
-    """What else the result depends on (the teacher's digest, the loss's weights): a checkpoint of another value is not continued."""
+    """What else the result depends on, such as the loss and its teacher's digest: a checkpoint of another value is not continued."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,7 +207,7 @@ class _Run:
         done(self.step * self.batch)
         while self.step < self.total:
             epoch, position = divmod(self.step, self.per_epoch)
-            if position == 0 or len(order) == 0:
+            if position == 0 or len(order) == 0:  # a new epoch, or a continued run in the middle of one
                 order = torch.randperm(len(self.images), generator=self.generator("epoch", epoch))
             chosen = order[position * self.batch : (position + 1) * self.batch].to(self.device)
             self.one_step(loss, chosen)
@@ -274,7 +273,7 @@ class _Run:
             "optimizer": self.optimizer.state_dict(),
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.file.with_name(f"{self.file.name}.{os.getpid()}.new")
+        fresh = self.file.with_name(f"{self.file.name}.new")
         with fresh.open("wb") as stream:
             torch.save(state, stream)
             stream.flush()
@@ -282,7 +281,7 @@ class _Run:
         fresh.replace(self.file)
 
     def restore(self) -> bool:
-        """Continue from the checkpoint where it is this run's; another run's is left behind and overwritten at the first save.
+        """Continue from the checkpoint where it is this run's; another run's is overwritten at the first save.
 
         Raises:
             CompressionError: there is a file and it is not a checkpoint.
