@@ -93,9 +93,10 @@ BACKEND = OnnxRuntime()
 
 
 def islands(file: Path) -> tuple[str, ...]:
-    """Names of the nodes that still compute on floats after onnxruntime's graph optimisation; empty for a network that is int8 throughout.
+    """Nodes that still compute on floats after onnxruntime's graph optimisation; empty for a network that is int8 throughout.
 
-    A node counts when it reads a float tensor that is not a constant and is no QuantizeLinear.
+    A node counts when it reads a float tensor that is not a constant and is no QuantizeLinear. Its name, or its output's where onnxruntime
+    put a nameless one in the place of an operator.
 
     Raises:
         ToolchainMissing: without onnx or onnxruntime. LoweringError: onnxruntime refuses the file.
@@ -112,7 +113,7 @@ def islands(file: Path) -> tuple[str, ...]:
         if node.op_type == "DequantizeLinear" or (reads_floats and node.op_type != "QuantizeLinear"):
             floats.update(node.output)
         if reads_floats and node.op_type != "QuantizeLinear":
-            found.append(node.name)
+            found.append(node.name or node.output[0])
     return tuple(found)
 
 

@@ -7,7 +7,9 @@ from edgec.pipeline.compress import fake_quant as fq
 from torch import Tensor
 
 
-@pytest.mark.parametrize(("bits", "signed", "expected"), [(8, True, (-127, 127)), (8, False, (0, 255)), (2, True, (-1, 1)), (4, False, (0, 15))])
+@pytest.mark.parametrize(
+    ("bits", "signed", "expected"), [(8, True, (-127, 127)), (8, False, (0, 255)), (2, True, (-1, 1)), (4, False, (0, 15))]
+)
 def test_limits(bits: int, signed: bool, expected: tuple[int, int]) -> None:
     assert fq.limits(bits, signed=signed) == expected
 

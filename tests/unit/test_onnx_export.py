@@ -141,9 +141,7 @@ def test_islands_are_named(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = quantise(Swish().eval(), CALIBRATION[0][:1], CALIBRATION, settings=QuantiseSettings())
     written = export_quantised(net, INPUTS, tmp_path / "q.onnx")
-    found = islands(written.path)
-    assert found
-    assert all("act" in name for name in found)
+    assert [name for name in islands(written.path) if not name.startswith("_inlfunc_HardSwish")] == ["act"]
 
 
 class Sides(nn.Module):

@@ -62,7 +62,9 @@ def test_grid_behind_relu6_ends_at_6_even_when_the_scale_has_grown() -> None:
 
 
 def test_biases_are_rounded_in_evaluation_only() -> None:
-    torch.testing.assert_close(rounded_bias(torch.tensor([0.26, -0.26, 1e9]), torch.tensor([0.1, 0.1, 0.1])), torch.tensor([0.3, -0.3, 2**31 * 0.1]))
+    torch.testing.assert_close(
+        rounded_bias(torch.tensor([0.26, -0.26, 1e9]), torch.tensor([0.1, 0.1, 0.1])), torch.tensor([0.3, -0.3, 2**31 * 0.1])
+    )
     net, x = quantised("vgg"), gratings(200, seed=7)[0]
     with torch.no_grad():
         net.folded.get_submodule("head.3").bias.add_(0.3 * 2.0**-20)  # type: ignore[union-attr, operator]

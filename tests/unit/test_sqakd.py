@@ -59,7 +59,9 @@ def test_every_parameter_is_in_one_group_and_only_weights_decay() -> None:
     student = bad_student()
     decayed, plain = SQAKD(trained("resnet"), student).parameters(weight_decay=3e-4)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (3e-4, 0.0)
-    assert {id(p) for p in decayed["params"]} == {id(p) for n, p in student.named_parameters() if n.startswith("folded.") and n.endswith("weight")}
+    assert {id(p) for p in decayed["params"]} == {
+        id(p) for n, p in student.named_parameters() if n.startswith("folded.") and n.endswith("weight")
+    }
     assert sorted(map(id, decayed["params"] + plain["params"])) == sorted(map(id, student.parameters()))
     assert all(p.requires_grad for p in student.parameters())
 

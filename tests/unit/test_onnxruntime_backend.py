@@ -1,0 +1,124 @@
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from edgec.pipeline.backends.onnxruntime import BACKEND
+from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
+from edgec.pipeline.core.records import Exported, Lineage, Precision, RuntimeFacts, TargetFacts, TensorSpec
+from onnx import TensorProto, helper
+
+
+def facts(*runtimes: RuntimeFacts) -> TargetFacts:
+    return TargetFacts(
+        board="unknown",
+        machine="aarch64",
+        system="Linux",
+        kernel="6",
+        cpu="",
+        cores=4,
+        memory_bytes=None,
+        disk_free_bytes=None,
+        python="3.11",
+        runtimes=runtimes,
+    )
+
+
+READY = RuntimeFacts(name="onnxruntime", version="1.20.0")
+
+
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
+def test_support_is_yes_where_the_runtime_is(precision: Precision) -> None:
+    assert BACKEND.support(facts(READY), precision).usable
+
+
+def test_support_says_why_not() -> None:
+    half = BACKEND.support(facts(READY), Precision.FP16)
+    assert not half.usable
+    assert "fp16" in half.reason
+    assert "int8" in half.hint
+    absent = BACKEND.support(facts(RuntimeFacts(name="litert", version="2.3")), Precision.INT8)
+    assert (absent.usable, absent.reason) == (False, "onnxruntime is not installed there")
+    assert "pip install" in absent.hint
+    broken = BACKEND.support(facts(RuntimeFacts(name="onnxruntime", version=None, reason="needs glibc 2.28")), Precision.INT8)
+    assert broken.reason == "needs glibc 2.28"
+
+
+def doubling(path: Path, domain: str = "") -> Exported:
+    """y = x + x, and its record."""
+    shape = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [None, 3]) for n in ("x", "y")]
+    node = helper.make_node("Add", ["x", "x"], ["y"], domain=domain)
+    graph = helper.make_graph([node], "g", shape[:1], shape[1:])
+    opsets = [helper.make_opsetid("", 17)] + ([helper.make_opsetid(domain, 1)] if domain else [])
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    data = path.read_bytes()
+    spec = (TensorSpec(name="x", shape=(None, 3)),)
+    return Exported(
+        parent="p",
+        file=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
+        opset=17,
+        ir=8,
+        precision=Precision.FP32,
+        inputs=spec,
+        outputs=spec,
+        parameters=0,
+        lineage=Lineage(stage="export"),
+    )
+
+
+def test_lower_writes_the_checked_file_and_its_record(tmp_path: Path) -> None:
+    source, out = tmp_path / "e.onnx", tmp_path / "a.onnx"
+    exported = doubling(source)
+    artifact = BACKEND.lower(exported, "parent", source, out)
+    assert out.read_bytes() == source.read_bytes()
+    assert artifact.file == exported.file
+    assert (artifact.backend, artifact.format, artifact.parent) == ("onnxruntime", "onnx", "parent")
+    assert artifact.inputs == (TensorSpec(name="x", shape=(None, 3)),)
+    assert artifact == BACKEND.lower(exported, "parent", source, tmp_path / "b.onnx")
+    assert BACKEND.infer(out, {"x": np.ones((2, 3), np.float32)})["y"].tolist() == [[2.0] * 3] * 2
+
+
+def test_lower_refuses_another_file_and_custom_operators_and_leaves_nothing(tmp_path: Path) -> None:
+    source, out = tmp_path / "e.onnx", tmp_path / "a.onnx"
+    exported = doubling(source)
+    custom = doubling(tmp_path / "c.onnx", domain="com.example")
+    with pytest.raises(LoweringError, match="not the exported file"):
+        BACKEND.lower(custom, "p", source, out)
+    with pytest.raises(LoweringError, match=r"com\.example::Add"):
+        BACKEND.lower(custom, "p", tmp_path / "c.onnx", out)
+    with pytest.raises(LoweringError, match="cannot write"):
+        BACKEND.lower(exported, "p", source, tmp_path / "missing" / "a.onnx")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["c.onnx", "e.onnx"]
+
+
+BAD_FEEDS = {
+    "wrong name": {"z": np.ones((1, 3), np.float32)},
+    "wrong type": {"x": np.ones((1, 3))},
+    "wrong shape": {"x": np.ones((1, 4), np.float32)},
+}
+
+
+@pytest.mark.parametrize("fault", BAD_FEEDS)
+def test_infer_maps_the_runtimes_refusal(fault: str, tmp_path: Path) -> None:
+    doubling(tmp_path / "e.onnx")
+    with pytest.raises(LoweringError, match=r"onnxruntime refuses e\.onnx"):
+        BACKEND.infer(tmp_path / "e.onnx", BAD_FEEDS[fault])
+
+
+@pytest.mark.parametrize("content", [b"", b"junk", None])
+def test_infer_refuses_a_file_that_is_no_network(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "e.onnx"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(LoweringError, match="onnxruntime refuses"):
+        BACKEND.infer(file, {})
+
+
+def test_missing_runtime_gives_the_install_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(ToolchainMissing) as caught:
+        BACKEND.infer(tmp_path / "e.onnx", {})
+    assert caught.value.hint == 'pip install "edgec[onnxruntime]"'
