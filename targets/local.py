@@ -1,16 +1,18 @@
 """This machine as a target: the agent is a child process, files are copied."""
 
 import contextlib
+import errno
 import os
 import select
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import IO
 
-from edgec.pipeline.core.errors import AgentDied, DeadlineExceeded, PythonMissing
+from edgec.pipeline.core.errors import AgentDied, CommandFailed, DeadlineExceeded, DeviceFull, DeviceReadOnly, PythonMissing
 from edgec.targets.channel import LineChannel
 
 WRITE_S = 30.0
@@ -25,7 +27,7 @@ class LocalTransport:
 
     def __init__(self, name: str = "localhost") -> None:
         self.name = name
-        self._pipes: list[LocalPipe] = []
+        self._channels: list[LineChannel] = []
 
     def connect(self) -> None:
         """Nothing to do."""
@@ -49,7 +51,7 @@ class LocalTransport:
     def put(self, source: Path, target: str, *, offset: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
         """Copy a file, from `offset` on into what is there already."""
         size = source.stat().st_size
-        with source.open("rb") as reader, Path(target).open("r+b" if offset else "wb") as writer:
+        with self._copying(source.name), source.open("rb") as reader, Path(target).open("r+b" if offset else "wb") as writer:
             reader.seek(offset)
             writer.seek(offset)
             while data := reader.read(BLOCK):
@@ -61,8 +63,9 @@ class LocalTransport:
     def get(self, source: str, target: Path) -> None:
         """Copy a file by way of a temporary name."""
         temporary = target.with_name(target.name + ".part")
-        shutil.copyfile(source, temporary)
-        temporary.replace(target)
+        with self._copying(Path(source).name):
+            shutil.copyfile(source, temporary)
+            temporary.replace(target)
 
     def channel(self, argv: Sequence[str]) -> LineChannel:
         """Start a command in its own process group: an interrupt typed at the terminal is the host's to handle."""
@@ -70,13 +73,22 @@ class LocalTransport:
             pipe = LocalPipe(argv, self.name)
         except FileNotFoundError as error:
             raise PythonMissing(f"there is no {argv[0]} on {self.name}", context={"target": self.name}) from error
-        self._pipes.append(pipe)
-        return LineChannel(self.name, pipe)
+        channel = LineChannel(self.name, pipe)
+        self._channels.append(channel)
+        return channel
+
+    @contextlib.contextmanager
+    def _copying(self, file: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            kind = {errno.ENOSPC: DeviceFull, errno.EDQUOT: DeviceFull, errno.EROFS: DeviceReadOnly}.get(error.errno or 0, CommandFailed)
+            raise kind(f"{self.name}: {file} cannot be copied: {error.strerror or error}", context={"target": self.name}) from error
 
     def close(self) -> None:
         """End every command that is still running."""
-        while self._pipes:
-            self._pipes.pop().close()
+        while self._channels:
+            self._channels.pop().close()
 
 
 class LocalPipe:
@@ -94,10 +106,10 @@ class LocalPipe:
         os.set_blocking(self._in.fileno(), False)
 
     def read_output(self) -> bytes:
-        return self._out.read(BLOCK) or b""
+        return _read(self._out)
 
     def read_errors(self) -> bytes:
-        return self._err.read(BLOCK) or b""
+        return _read(self._err)
 
     def write(self, data: bytes) -> None:
         end, left = time.monotonic() + WRITE_S, memoryview(data)
@@ -127,3 +139,11 @@ class LocalPipe:
         with contextlib.suppress(ProcessLookupError):  # all of the group has ended
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+
+def _read(stream: IO[bytes]) -> bytes:
+    """What is there, waiting for it; at its end the stream is closed."""
+    data = stream.read(BLOCK)
+    if not data:
+        stream.close()
+    return data

@@ -220,7 +220,7 @@ class AgentSession:
             offset = int(place["offset"])
             try:
                 self._transport.put(file, place["path"], offset=offset, progress=progress)
-            except (errors.CommandFailed, OSError):
+            except errors.CommandFailed:
                 # SFTP has one code for every refusal: the agent knows whether the disk is full or read-only
                 self._call("reserve", digest=digest, size=size, total=left)
                 raise

@@ -86,7 +86,9 @@ class SshTransport:
 
     def channel(self, argv: Sequence[str]) -> LineChannel:
         """Start a command for its lines."""
-        return LineChannel(self.name, SshPipe(self._start(argv), self.name))
+        channel = LineChannel(self.name, SshPipe(self._start(argv), self.name))
+        self._stack.callback(channel.close)
+        return channel
 
     def close(self) -> None:
         """Close the connection and those to jump hosts."""
