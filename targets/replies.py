@@ -71,3 +71,32 @@ class Outputs:
     arrays: Mapping[str, object]
     """NumPy arrays by output name."""
     runtime_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedRelease:
+    """A release on a target."""
+
+    release: str
+    active: bool
+    previous: bool
+    """A rollback would activate this one."""
+    size_bytes: int
+    staged_at_s: int
+    """The target's wall clock, seconds since 1970."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenCheck:
+    """A release's network, run by the target's own runtime, against the reference outputs that came with it.
+
+    The errors are None when a number is not finite; their definitions are `records.Comparison`'s.
+    """
+
+    max_abs_error: float | None
+    max_rel_error: float | None
+    cosine_min: float | None
+    agree: int
+    n: int
+    passed: bool
+    runtime_version: str

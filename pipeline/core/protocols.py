@@ -63,8 +63,12 @@ class Transport(Protocol):
         """Run a command (words, never a shell line): exit status, stdout, stderr."""
         ...
 
-    def put(self, source: Path, target: str, *, progress: Callable[[int, int], None] | None = None) -> None:
-        """Copy a file to a path whose folder exists. The target is complete only when this returns."""
+    def put(self, source: Path, target: str, *, offset: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
+        """Copy a file to a path whose folder exists. The target is complete only when this returns.
+
+        `offset` continues an interrupted copy: the target has that many bytes of the source already. `progress` is called with bytes
+        done and in all.
+        """
         ...
 
     def get(self, source: str, target: Path) -> None: ...

@@ -21,7 +21,7 @@ class Children:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._live = set()  # type: Set[Child]
+        self._live: Set[Child] = set()
         self.ended = threading.Event()
 
     def add(self, child: "Child") -> None:
@@ -51,11 +51,14 @@ class Child:
         self._children = children
         self._patience_s = patience_s
         self._process = subprocess.Popen(
-            [sys.executable, os.path.abspath(sys.argv[0]), "--runner"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+            [sys.executable, os.path.abspath(sys.argv[0]), "--runner"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
         )
         self._lines = Lines()
-        self._waiting = []  # type: List[Optional[bytes]]
-        self._last = collections.deque(maxlen=LAST_LINES)  # type: Deque[str]
+        self._waiting: List[Optional[bytes]] = []
+        self._last: Deque[str] = collections.deque(maxlen=LAST_LINES)
         self._drain = threading.Thread(target=self._listen, daemon=True)
         self._drain.start()
         children.add(self)
@@ -63,7 +66,7 @@ class Child:
     def __enter__(self) -> "Child":
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -71,7 +74,9 @@ class Child:
         """Process id."""
         return self._process.pid
 
-    def call(self, op: str, fields: Dict[str, Any], more_s: float = 0.0, event: Optional[Callable[[Dict[str, Any]], None]] = None) -> Dict[str, Any]:
+    def call(
+        self, op: str, fields: Dict[str, Any], more_s: float = 0.0, event: Optional[Callable[[Dict[str, Any]], None]] = None
+    ) -> Dict[str, Any]:
         """Ask and wait, at most the patience and `more_s` from one line to the next.
 
         Raises:
@@ -81,8 +86,8 @@ class Child:
         try:
             self._process.stdin.write(encode(dict(fields, op=op)))
             self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._died(op)
+        except BrokenPipeError as error:
+            raise self._died(op) from error
         while True:
             answer = self._receive(op, self._patience_s + more_s)
             if "ok" in answer:
@@ -90,8 +95,8 @@ class Child:
                 assert isinstance(ok, dict)
                 return ok
             if "error" in answer:
-                error = answer["error"]
-                raise Failure(error["type"], error["what"], **error["context"])
+                said = answer["error"]
+                raise Failure(said["type"], said["what"], **said["context"])
             if event is not None:
                 event(answer["event"])
 

@@ -33,7 +33,7 @@ def gather(folder: str, root: str = "/") -> Dict[str, Any]:
         "memory_bytes": memory_bytes(root),
         "disk_free_bytes": disk_free_bytes(folder),
         "python": platform.python_version(),
-        "libc": " ".join(platform.libc_ver()).strip(),
+        "libc": libc(),
         "emulated": is_emulated(root),
         "runtimes": runtimes(),
         "meters": meters(root),
@@ -75,6 +75,14 @@ def disk_free_bytes(folder: str) -> Optional[int]:
     return stat.f_bavail * stat.f_frsize
 
 
+def libc() -> str:
+    """Name and version of the C library; without glibc's own answer, what the interpreter was linked with."""
+    try:
+        return os.confstr("CS_GNU_LIBC_VERSION") or ""
+    except (ValueError, OSError):
+        return " ".join(platform.libc_ver()).strip()
+
+
 def is_emulated(root: str) -> bool:
     """Whether an emulated processor is recognised, so that timings have no meaning.
 
@@ -104,7 +112,8 @@ def runtimes() -> List[Dict[str, Any]]:
     found = []
     for name in modules_in("edgec.targets.agent.runners"):
         runner = importlib.import_module("edgec.targets.agent.runners." + name).RUNNER
-        version, reason = None, ""  # type: Optional[str], str
+        version: Optional[str] = None
+        reason = ""
         absent = [module for module in runner.modules if importlib.util.find_spec(module) is None]
         if absent:
             reason = "%s has no %s" % (sys.executable, " and no ".join(absent))
@@ -135,7 +144,14 @@ def imported_version(module: str) -> Optional[str]:
     """What the module itself says, asked in another process."""
     code = "import %s as m; print(m.__version__)" % module
     try:
-        done = subprocess.run([sys.executable, "-c", code], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=IMPORT_S)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            check=False,
+            timeout=IMPORT_S,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.decode("utf-8", "replace").strip() or None if done.returncode == 0 else None

@@ -1,12 +1,12 @@
 """The one folder on the device that edgec writes to, and how to write there so that a power cut leaves the old or the new.
 
-    .edgec-folder            says that the folder is ours; nothing is ever removed without it
-    agents/                  the agent's own file, named by its hash
-    lock                     held with flock by the agent in charge; its owner as JSON inside
-    objects/<sha256>         files by content
-    incoming/<sha256>.part   uploads under way
-    outgoing/                results to be fetched
-    apps/<app>/              releases/<release>/, the link `current`, history.json
+.edgec-folder            says that the folder is ours; nothing is ever removed without it
+agents/                  the agent's own file, named by its hash
+lock                     held with flock by the agent in charge; its owner as JSON inside
+objects/<sha256>         files by content
+incoming/<sha256>.part   uploads under way
+outgoing/                results to be fetched
+apps/<app>/              releases/<release>/, the link `current`, history.json
 """
 
 import fcntl
@@ -101,7 +101,7 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        self._lock_fd = None  # type: Optional[int]
+        self._lock_fd: Optional[int] = None
         if not os.path.exists(self.at(MARKER_FILE)):
             foreign = sorted(set(os.listdir(self.path)) - KNOWN) if os.path.isdir(self.path) else []
             if foreign:
@@ -167,7 +167,7 @@ class Folder:
             os.close(fd)
             age = max(0.0, time.time() - holder["since"]) if isinstance(holder.get("since"), (int, float)) else None
             what = "%s has been using this target for %s" % (holder.get("owner", "somebody"), "unknown" if age is None else "%.0f s" % age)
-            raise Failure("DeviceBusy", what, owner=holder.get("owner"), age_s=age, pid=holder.get("pid"))
+            raise Failure("DeviceBusy", what, owner=holder.get("owner"), age_s=age, pid=holder.get("pid")) from None
         except OSError:
             os.close(fd)
             raise

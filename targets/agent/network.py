@@ -22,8 +22,8 @@ class Network:
 
     def __init__(self, send: Callable[[Dict[str, Any]], None]) -> None:
         self._send = send
-        self._runner = None  # type: Any
-        self._once = None  # type: Optional[Callable[[], Any]]
+        self._runner: Any = None
+        self._once: Optional[Callable[[], Any]] = None
 
     def open(self, fields: Fields) -> Dict[str, Any]:
         """Load a network file. Answers load time, version and descriptions; RSS before, in bytes, has NumPy and the runtime in it."""
@@ -36,7 +36,7 @@ class Network:
                 importlib.import_module(module)
             except ImportError as error:
                 what = "%s cannot import %s: %s" % (sys.executable, module, error)
-                raise Failure("ToolchainMissing", what, python=sys.executable, module=module)
+                raise Failure("ToolchainMissing", what, python=sys.executable, module=module) from error
         before = rss_bytes("VmRSS")
         start = perf_counter_ns()
         with refusals("the runtime does not load the network"):
@@ -62,13 +62,19 @@ class Network:
         return {"first_s": first_s}
 
     def block(self, fields: Fields) -> Dict[str, Any]:
-        """Run `settle` times without timing, then up to `count` times or until `seconds` have passed, at least once, each timed alone."""
+        """Run up to `count` times or until `seconds` have passed, at least once, each timed alone.
+
+        Before that, up to `settle` inferences are not timed, at most 50 ms of them: a slow network needs its caches no warmer.
+        """
         once, count, seconds = self._once, fields.whole("count", None, 1), fields.number("seconds")
         if once is None:
             raise Failure("ProtocolViolation", "the network has no inputs yet")
+        settled = monotonic_ns() + 50 * 1000 * 1000
         for _ in range(fields.whole("settle", 0)):
             once()
-        times = []  # type: List[int]
+            if monotonic_ns() > settled:
+                break
+        times: List[int] = []
         clock, took = perf_counter_ns, times.append
         begin = monotonic_ns()
         end = clock() + int(seconds * 1e9)
@@ -87,13 +93,13 @@ class Network:
 
     def infer(self, fields: Fields) -> Dict[str, Any]:
         """Run once on an .npz and write the outputs to another."""
-        import numpy
+        import numpy as np
 
         inputs, target = self._checked(load_npz(fields.text("inputs"))), fields.text("target")
         with refusals("the network does not run on these inputs"):
             outputs = self._runner.infer(inputs)
         with open(target, "wb") as file:
-            numpy.savez(file, **outputs)
+            np.savez(file, **outputs)
         return {"version": self._runner.version}
 
     def evaluate(self, fields: Fields) -> Dict[str, Any]:
@@ -105,7 +111,7 @@ class Network:
         batch = fields.whole("batch", 1, 1, 65536)
         if fixed is not None and fixed != batch:
             raise Failure("ModelError", "the network's batch is fixed at %d, not %d" % (fixed, batch), fixed=fixed, batch=batch)
-        predictions = []  # type: List[int]
+        predictions: List[int] = []
         said = time.monotonic()
         for rows, total, images in batches(load_npz(fields.text("inputs")), batch):
             with refusals("the network does not run on these inputs"):
@@ -138,7 +144,13 @@ class Network:
                 raise Failure("ModelError", "there is no array for the input %r" % each["name"], given=sorted(arrays))
             fits = len(array.shape) == len(each["shape"]) and all(want in (None, have) for want, have in zip(each["shape"], array.shape))
             if not fits or str(array.dtype) != each["dtype"]:
-                what = "input %r has to be %s %s and is %s %s" % (each["name"], each["dtype"], each["shape"], array.dtype, list(array.shape))
+                what = "input %r has to be %s %s and is %s %s" % (
+                    each["name"],
+                    each["dtype"],
+                    each["shape"],
+                    array.dtype,
+                    list(array.shape),
+                )
                 raise Failure("ModelError", what, input=each["name"])
             checked[each["name"]] = array
         return checked
@@ -153,7 +165,7 @@ class refusals:  # noqa: N801
     def __enter__(self) -> None:
         return None
 
-    def __exit__(self, _type: Any, error: Any, _trace: Any) -> None:
+    def __exit__(self, _type: object, error: Optional[BaseException], _trace: object) -> None:
         if isinstance(error, Exception) and not isinstance(error, Failure):
             raise Failure("ModelError", "%s: %s" % (self._what, str(error)[:2000]), error=type(error).__name__) from error
 
@@ -166,14 +178,14 @@ def load_npz(path: str) -> Dict[str, Any]:
     """
     import zipfile
 
-    import numpy
+    import numpy as np
 
     try:
         with open(path, "rb") as file:
-            loaded = numpy.load(file, allow_pickle=False)
+            loaded = np.load(file, allow_pickle=False)
             return {name: loaded[name] for name in loaded.files}
     except (ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-        raise Failure("ModelError", "the inputs are not an .npz of plain arrays: %s" % error)
+        raise Failure("ModelError", "the inputs are not an .npz of plain arrays: %s" % error) from error
 
 
 def batches(arrays: Dict[str, Any], batch: int) -> Any:
@@ -185,7 +197,7 @@ def batches(arrays: Dict[str, Any], batch: int) -> Any:
     Raises:
         Failure: ModelError.
     """
-    import numpy
+    import numpy as np
 
     images = arrays.get("input")
     if images is None or str(images.dtype) not in ("uint8", "float32"):
@@ -194,7 +206,7 @@ def batches(arrays: Dict[str, Any], batch: int) -> Any:
     if str(images.dtype) == "uint8":
         if images.ndim != 4 or scale is None or offset is None or scale.shape != (images.shape[1],) or offset.shape != scale.shape:
             raise Failure("ModelError", "uint8 images are (n, c, h, w) and come with `scale` and `offset` of shape (c,)")
-        scale, offset = (numpy.asarray(each, dtype="float32").reshape(1, -1, 1, 1) for each in (scale, offset))
+        scale, offset = (np.asarray(each, dtype="float32").reshape(1, -1, 1, 1) for each in (scale, offset))
     total = images.shape[0]
     for start in range(0, total, batch):
         part = images[start : start + batch]
@@ -202,8 +214,8 @@ def batches(arrays: Dict[str, Any], batch: int) -> Any:
         if str(part.dtype) == "uint8":
             part = part.astype("float32") * scale + offset
         if rows < batch:
-            part = numpy.concatenate([part, numpy.zeros((batch - rows,) + part.shape[1:], dtype="float32")])
-        yield rows, total, numpy.ascontiguousarray(part)
+            part = np.concatenate([part, np.zeros((batch - rows, *part.shape[1:]), dtype="float32")])
+        yield rows, total, np.ascontiguousarray(part)
 
 
 def compared(expected: Dict[str, Any], outputs: Dict[str, Any]) -> Dict[str, Any]:
@@ -214,7 +226,7 @@ def compared(expected: Dict[str, Any], outputs: Dict[str, Any]) -> Dict[str, Any
     Raises:
         Failure: ModelError, when an output is missing or has another shape.
     """
-    import numpy
+    import numpy as np
 
     if not expected:
         raise Failure("ModelError", "the golden file has no references")
@@ -225,17 +237,17 @@ def compared(expected: Dict[str, Any], outputs: Dict[str, Any]) -> Dict[str, Any
             raise Failure("ModelError", "the network has no output %r of shape %s" % (name, list(reference.shape)), given=sorted(outputs))
         a = reference.astype("float64").reshape(reference.shape[0], -1)
         b = output.astype("float64").reshape(a.shape)
-        finite = finite and bool(numpy.isfinite(a).all() and numpy.isfinite(b).all())
+        finite = finite and bool(np.isfinite(a).all() and np.isfinite(b).all())
         if index == 0:
             n = a.shape[0]
-            same = (a.argmax(axis=1) == b.argmax(axis=1)) & numpy.isfinite(b).all(axis=1)
+            same = (a.argmax(axis=1) == b.argmax(axis=1)) & np.isfinite(b).all(axis=1)
             agree = int(same.sum())
         if finite and a.size:
             error, largest = float(abs(a - b).max()), float(abs(a).max())
             worst_abs = max(worst_abs, error)
             worst_rel = max(worst_rel, error / largest if largest else (0.0 if error == 0 else float(error > 0)))
-            lengths = numpy.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
-            cosines = numpy.where(lengths > 0, (a * b).sum(axis=1) / numpy.where(lengths > 0, lengths, 1.0), (a == b).all(axis=1))
+            lengths = np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+            cosines = np.where(lengths > 0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0), (a == b).all(axis=1))
             cosine_min = min(cosine_min, float(cosines.min()))
     return {
         "max_abs_error": worst_abs if finite else None,
@@ -283,9 +295,9 @@ def main(requests: BinaryIO, replies: BinaryIO) -> int:
         replies.flush()
 
     network, lines = Network(send), Lines()
-    operations = {
+    operations: Dict[str, Callable[[Fields], Dict[str, Any]]] = {
         name: getattr(network, name) for name in ("open", "feed", "block", "memory", "infer", "evaluate", "golden")
-    }  # type: Dict[str, Callable[[Fields], Dict[str, Any]]]
+    }
     for data in iter(lambda: os.read(requests.fileno(), 65536), b""):
         for line in lines.feed(data):
             request = decode(line)

@@ -35,8 +35,8 @@ def median_is_precise(times: List[int], rel_width: float) -> bool:
     Nonparametric Statistics, 3rd ed. 1999, section 3.2); it assumes nothing about the distribution but independence.
     """
     ordered, n = sorted(times), len(times)
-    low = int(math.floor(n / 2.0 - Z95 * math.sqrt(n) / 2.0))
-    high = int(math.ceil(n / 2.0 + 1.0 + Z95 * math.sqrt(n) / 2.0))
+    low = math.floor(n / 2.0 - Z95 * math.sqrt(n) / 2.0)
+    high = math.ceil(n / 2.0 + 1.0 + Z95 * math.sqrt(n) / 2.0)
     if low < 1 or high > n:
         return False
     return ordered[high - 1] - ordered[low - 1] < rel_width * ordered[n // 2]
@@ -81,10 +81,10 @@ class Turns:
         self._next_check = rule.min_count
         self._turn_s = 0.0
         self._inference_s = 0.0
-        self.warmup = []  # type: List[int]
-        self.blocks = []  # type: List[List[int]]
-        self.spans = []  # type: List[List[int]]
-        self.times = []  # type: List[int]
+        self.warmup: List[int] = []
+        self.blocks: List[List[int]] = []
+        self.spans: List[List[int]] = []
+        self.times: List[int] = []
         self.is_precise = False
 
     def warm_up(self) -> None:
@@ -146,11 +146,11 @@ def profile(fields: Fields, objects: Objects, children: Children, event: Callabl
     sampler = Sampler(meter, period_s) if meter is not None else None
     before = observe()
     with contextlib.ExitStack() as stack:
-        networks = []  # type: List[Turns]
+        networks: List[Turns] = []
         for job in jobs:
             event({"phase": "load", "label": job.label})
             networks.append(Turns(job, stack.enter_context(Child(children, patience_s)), rule))
-        idle = []  # type: List[Tuple[int, int]]
+        idle: List[Tuple[int, int]] = []
         if sampler is not None:
             stack.callback(sampler.stop)
             sampler.start()

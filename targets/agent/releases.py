@@ -54,7 +54,9 @@ class Releases:
             path = self.path(name)
             size = sum(os.path.getsize(os.path.join(path, file)) for file in os.listdir(path))
             staged = int(os.stat(os.path.join(path, MANIFEST)).st_mtime) if os.path.exists(os.path.join(path, MANIFEST)) else 0
-            found.append({"release": name, "active": name == active, "previous": name == previous, "size_bytes": size, "staged_at_s": staged})
+            found.append(
+                {"release": name, "active": name == active, "previous": name == previous, "size_bytes": size, "staged_at_s": staged}
+            )
         return sorted(found, key=lambda each: (-each["staged_at_s"], each["release"]))
 
     def stage(self, release: str, manifest: Dict[str, Any], files: Dict[str, Any], objects: Objects) -> bool:
@@ -120,7 +122,7 @@ class Releases:
             history = self._history()
             if active in history:
                 history = history[: len(history) - history[::-1].index(active)]
-            self._remember(history + [release])
+            self._remember([*history, release])
             self._switch(release)
         return active
 
@@ -217,7 +219,9 @@ def place(objects: Objects, digest: str, target: str) -> None:
         sync(target)
     if digest_of(target) != digest:
         os.unlink(source)
-        raise Failure("DigestMismatch", "the file %s was damaged on the target and has been removed; send it again" % digest[:16], digest=digest)
+        raise Failure(
+            "DigestMismatch", "the file %s was damaged on the target and has been removed; send it again" % digest[:16], digest=digest
+        )
 
 
 def prune_objects(folder: Folder, unused_s: float) -> List[str]:

@@ -43,7 +43,7 @@ class Sampler:
         self._meter = meter
         self._period_s = period_s
         self._stop = threading.Event()
-        self._samples = []  # type: List[Tuple[int, float]]
+        self._samples: List[Tuple[int, float]] = []
         self._reason = ""
         self._thread = threading.Thread(target=self._run, daemon=True)
 

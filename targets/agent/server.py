@@ -37,7 +37,7 @@ class Server:
         self.children = Children()
         self._requests = requests
         self._replies = replies
-        self._queue = queue.Queue()  # type: queue.Queue[Optional[Dict[str, Any]]]
+        self._queue: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
         self._heard = time.monotonic()
 
     def run(self) -> int:
@@ -92,14 +92,8 @@ class Server:
             number = None
         event = lambda content: self._send({"id": number, "event": content})
         try:
-            if isinstance(request.get("failure"), Failure):
-                raise request["failure"]
-            if number is None:
-                raise Failure("ProtocolViolation", "a request has no whole number as id")
-            op = request.get("op")
-            if not isinstance(op, str) or op not in OPERATIONS:
-                raise Failure("ProtocolViolation", "this agent has no operation %r" % (str(op)[:100],), known=sorted(OPERATIONS))
-            self._send({"id": number, "ok": OPERATIONS[op](self, Fields(request), event)})
+            operation = chosen_operation(number, request)
+            self._send({"id": number, "ok": operation(self, Fields(request), event)})
         except Failure as failure:
             self._send({"id": number, "error": failure.reply()})
         except BrokenPipeError:
@@ -114,6 +108,22 @@ class Server:
     def _send(self, message: Dict[str, Any]) -> None:
         self._replies.write(encode(message))
         self._replies.flush()
+
+
+def chosen_operation(number: Optional[int], request: Dict[str, Any]) -> "Operation":
+    """The operation that a request names.
+
+    Raises:
+        Failure: ProtocolViolation.
+    """
+    if isinstance(request.get("failure"), Failure):
+        raise request["failure"]
+    if number is None:
+        raise Failure("ProtocolViolation", "a request has no whole number as id")
+    op = request.get("op")
+    if not isinstance(op, str) or op not in OPERATIONS:
+        raise Failure("ProtocolViolation", "this agent has no operation %r" % (str(op)[:100],), known=sorted(OPERATIONS))
+    return OPERATIONS[op]
 
 
 def failure_from(error: OSError, folder: Folder) -> Failure:
@@ -254,6 +264,5 @@ def op_remove(server: Server, _fields: Fields, _event: Event) -> Answer:
     return {}
 
 
-OPERATIONS = {
-    name[3:]: function for name, function in sorted(globals().items()) if name.startswith("op_")
-}  # type: Dict[str, Callable[[Server, Fields, Event], Answer]]
+Operation = Callable[[Server, Fields, Event], Answer]
+OPERATIONS: Dict[str, Operation] = {name[3:]: function for name, function in sorted(globals().items()) if name.startswith("op_")}

@@ -19,14 +19,14 @@ MAX_LINE = 8 * 1024 * 1024
 """Bytes of the longest line, newline not counted, in both directions."""
 
 
-class Failure(Exception):  # noqa: N818
+class Failure(Exception):
     """An expected fault of the device: `type` is the name of a class of `edgec.pipeline.core.errors`."""
 
     def __init__(self, type_: str, what: str, **context: Any) -> None:
         Exception.__init__(self, what)
         self.type = type_
         self.what = what
-        self.context = context  # type: Dict[str, Any]
+        self.context: Dict[str, Any] = context
 
     def reply(self) -> Dict[str, Any]:
         """The `error` object of an answer."""
@@ -43,7 +43,7 @@ class Lines:
 
     def feed(self, data: bytes) -> List[Optional[bytes]]:
         """The lines that `data` completes."""
-        lines = []  # type: List[Optional[bytes]]
+        lines: List[Optional[bytes]] = []
         pieces = data.split(b"\n")
         for i, piece in enumerate(pieces):
             if not self._skipping:
@@ -82,7 +82,7 @@ def decode(line: Optional[bytes]) -> Dict[str, Any]:
     try:
         message = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise Failure("ProtocolViolation", "a line is not JSON: %s" % str(error)[:200])
+        raise Failure("ProtocolViolation", "a line is not JSON: %s" % str(error)[:200]) from error
     if not isinstance(message, dict):
         raise Failure("ProtocolViolation", "a line is not a JSON object")
     return message

@@ -5,7 +5,7 @@ Threads: `intra_op_num_threads` as asked, operators one after another, all graph
 host memory, so timing it is timing from inputs in memory to outputs in memory.
 """
 
-from typing import Any, Dict, List
+from typing import Any, ClassVar, Dict, List
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -26,12 +26,12 @@ DTYPES = {
 class OnnxRuntimeRunner:
     """One session. Nothing of the runtime is imported before `open`."""
 
-    modules = ["onnxruntime", "numpy"]
-    distributions = ["onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"]
+    modules: ClassVar[List[str]] = ["onnxruntime", "numpy"]
+    distributions: ClassVar[List[str]] = ["onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"]
 
     def __init__(self) -> None:
         self.version = ""
-        self._session = None  # type: Any
+        self._session: Any = None
 
     def open(self, path: str, options: Dict[str, Any]) -> None:
         """Load a network. `options["threads"]` is at least 1."""

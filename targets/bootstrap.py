@@ -1,0 +1,89 @@
+"""First contact: is there a Python, where is our folder, does it hold this agent? One command for any POSIX shell, before the agent runs.
+
+The command is `sh -c SCRIPT`, so the login shell (fish, csh) only has to pass quoted words on. Its answer is one marked line: whatever
+a login file prints around it is skipped.
+"""
+
+from dataclasses import dataclass
+
+from edgec.pipeline.core.errors import CommandFailed, DeviceFull, DeviceReadOnly, PythonMissing, TargetError
+from edgec.pipeline.core.protocols import Transport
+
+OLDEST = (3, 6)
+MARK = "EDGEC-PLACE"
+SCRIPT = "; ".join(
+    [
+        "LC_ALL=C",
+        "export LC_ALL",
+        'say() { printf "' + MARK + '\\t%s\\t%s\\t%s\\t%s\\t%s\\t%s\\n" "$@"',
+        "exit 0",
+        "}",
+        'p=$(command -v "$2") || say no-python - - - - -',
+        'v=$("$p" -c "import sys; print(sys.version_info[0] * 100 + sys.version_info[1])" 2>/dev/null) || say no-python "$p" - - - -',
+        'f=$1; case $f in "~") f=$HOME;; "~/"*) f=$HOME/${f#"~/"};; esac',
+        'm=$(mkdir -p "$f/agents" 2>&1) || say no-folder "$p" "$v" "$f" - "$m"',
+        'm=$(cd "$f" 2>&1) || say no-folder "$p" "$v" "$f" - "$m"',
+        'cd "$f"',
+        'k=$(df -Pk . | tail -n 1)',
+        'if [ -f "agents/$3" ]; then say here "$p" "$v" "$PWD" "$k" -; fi',
+        'if [ -w agents ]; then say absent "$p" "$v" "$PWD" "$k" -; fi',
+        'say read-only "$p" "$v" "$PWD" "$k" -',
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the agent will run."""
+
+    python: str
+    folder: str
+    has_agent: bool
+
+
+def look(transport: Transport, *, folder: str, python: str, agent: str, agent_bytes: int, timeout_s: float) -> Place:
+    """Find Python and the folder, make the folder, see whether the agent's file is there and would fit.
+
+    Raises:
+        PythonMissing, DeviceFull, DeviceReadOnly, CommandFailed, and what the transport raises.
+    """
+    status, out, err = transport.run(["sh", "-c", SCRIPT, "sh", folder, python, agent], timeout_s=timeout_s)
+    line = next((MARK + each.partition(MARK)[2] for each in out.splitlines() if MARK + "\t" in each), None)
+    if line is None:
+        context = {"target": transport.name, "status": status, "stdout": out[-1000:], "stderr": err[-1000:]}
+        raise CommandFailed(f"{transport.name} does not run a POSIX shell command", hint="does the login shell end early?", context=context)
+    return read(line, transport.name, folder, python, agent_bytes)
+
+
+def read(line: str, name: str, folder: str, python: str, agent_bytes: int) -> Place:
+    """The answer's meaning: a `Place`, or the fault it tells."""
+    state, path, version, place, disk, said = (line.split("\t")[1:] + [""] * 6)[:6]
+    context: dict[str, object] = {"target": name, "folder": place}
+    if state == "no-python":
+        found = "there is none" if path == "-" else f"{path} does not run"
+        what = f"{name} has no Python {python!r}: {found}"
+        raise PythonMissing(what, hint="install python3 there, or name another interpreter as `python` of the target", context=context)
+    if not version.isdigit() or divmod(int(version), 100) < OLDEST:
+        shown = ".".join(str(part) for part in divmod(int(version), 100)) if version.isdigit() else version
+        what = f"{path} on {name} is Python {shown}; the agent needs 3.6 or newer"
+        raise PythonMissing(what, hint="name another interpreter as `python` of the target", context=context)
+    if state == "no-folder":
+        if "Read-only file system" in said:
+            raise DeviceReadOnly(f"the file system for {folder} on {name} is mounted read-only", context=context)
+        if "No space left" in said:
+            raise DeviceFull(f"there is no space for {folder} on {name}", hint="free some space there", context=context)
+        raise TargetError(f"{folder} cannot be made on {name}: {said}", hint="name another `folder` of the target", context=context)
+    free = _free_bytes(disk)
+    if state == "read-only":
+        hint = "is it mounted read-only, or does it belong to another user?"
+        raise DeviceReadOnly(f"the folder {place} on {name} cannot be written", hint=hint, context=context)
+    if state == "absent" and free is not None and free < 2 * agent_bytes:
+        context |= {"free_bytes": free, "needed_bytes": 2 * agent_bytes}
+        raise DeviceFull(f"{name} has {free} bytes left for {place}", hint="free some space there", context=context)
+    return Place(path, place, state == "here")
+
+
+def _free_bytes(disk: str) -> int | None:
+    """From a line of `df -Pk` (POSIX: file system, blocks, used, available, capacity, mount point)."""
+    words = disk.split()
+    return int(words[3]) * 1024 if len(words) > 5 and words[3].isdigit() else None

@@ -1,0 +1,445 @@
+"""The host's side of the agent: open a session on a target, call with a deadline, stop surely.
+
+A session that missed an answer is over: its agent is stopped and every later call says so. Arrays travel as files by digest.
+"""
+
+import getpass
+import hashlib
+import os
+import platform
+import secrets
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, Self, TypeVar
+
+from edgec.pipeline.core import errors
+from edgec.pipeline.core.protocols import Channel, Events, Transport
+from edgec.pipeline.core.records import Conditions, Digest, MeterFacts, RuntimeFacts, StoppingRule, TargetFacts
+from edgec.pipeline.core.settings import TargetSettings, TransportKind
+from edgec.targets import bootstrap
+from edgec.targets.agent import bundle
+from edgec.targets.agent.wire import MARKER, PROTOCOL, Failure, decode, encode
+from edgec.targets.replies import GoldenCheck, MeterTrace, NetworkJob, Outputs, ProfiledNetwork, ProfileRun, StagedRelease
+
+BEAT_S = 20.0
+"""The agent ends itself after 120 s without a word: a cut link must not hold the target's lock."""
+MARGIN_S = 15.0
+"""Added to the agent's own deadlines, so that its explanation arrives before ours."""
+NOISE_BYTES = 1 << 20
+"""Of login messages before the agent's first line."""
+SLOWEST_DISK = 2e6
+"""Bytes per second that a target hashes and writes at least (old SD cards): lengthens the deadline for large files."""
+
+FAULTS: dict[str, tuple[type[errors.EdgecError], str]] = {
+    "DeviceFull": (errors.DeviceFull, "free some space there, or keep fewer releases (`keep`)"),
+    "DeviceReadOnly": (errors.DeviceReadOnly, "remount it writable, or name another `folder` of the target"),
+    "DeviceBusy": (errors.DeviceBusy, "wait until that session ends, or end it"),
+    "DigestMismatch": (errors.DigestMismatch, "run the command again: damaged files have been removed and are sent anew"),
+    "RunnerDied": (errors.RunnerDied, "see the last lines of its stderr in the context; a smaller batch or network may fit"),
+    "ProtocolViolation": (errors.ProtocolViolation, ""),
+    "ModelError": (errors.ModelError, "check the file, its inputs, and the runtime's version on the target"),
+    "ToolchainMissing": (errors.ToolchainMissing, "install it for that interpreter, or name another one as `python` of the target"),
+    "MeasurementError": (errors.MeasurementError, ""),
+    "TargetError": (errors.TargetError, ""),
+    "AgentError": (errors.AgentError, ""),
+}
+"""What an agent may report, as ours. A device cannot name any other class."""
+
+R = TypeVar("R")
+Progress = Callable[[int, int], None]
+
+
+@contextmanager
+def open_session(settings: TargetSettings, *, events: Events | None = None) -> Iterator["AgentSession"]:
+    """Connect, bring the agent there if it is missing, start it; leaving stops it.
+
+    Raises:
+        TargetError of every kind; see `core/errors.py`.
+    """
+    with ExitStack() as stack:
+        transport = _transport(settings)
+        stack.callback(transport.close)
+        transport.connect()
+        channel, folder = _start_agent(transport, settings, events)
+        session = AgentSession(settings, transport, channel, folder, events)
+        stack.callback(session.close)
+        yield session
+
+
+def _transport(settings: TargetSettings) -> Transport:
+    if settings.transport is TransportKind.LOCAL:
+        from edgec.targets.local import LocalTransport
+
+        return LocalTransport(settings.name)
+    from edgec.targets.ssh import SshTransport
+
+    return SshTransport(settings)
+
+
+def _start_agent(transport: Transport, settings: TargetSettings, events: Events | None) -> tuple[Channel, str]:
+    """A running agent of exactly our bytes, and the folder's path on the target."""
+    name, data = bundle.build()
+    python = settings.python
+    if python == "auto":
+        python = sys.executable if settings.transport is TransportKind.LOCAL else "python3"
+    timeout_s = settings.request_timeout_s
+    place = bootstrap.look(transport, folder=settings.folder, python=python, agent=name, agent_bytes=len(data), timeout_s=timeout_s)
+    path = f"{place.folder}/agents/{name}"
+    expected = hashlib.sha256(data).hexdigest()
+    if place.has_agent:
+        try:
+            return _hello(transport, place, path, expected, timeout_s)
+        except (errors.AgentDied, errors.DigestMismatch):
+            if events is not None:
+                events.note(f"the agent's file on {settings.name} is damaged and is sent again")
+    _send_agent(transport, data, path, timeout_s)
+    return _hello(transport, place, path, expected, timeout_s)
+
+
+def _send_agent(transport: Transport, data: bytes, path: str, timeout_s: float) -> None:
+    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "agent.pyz"
+        file.write_bytes(data)
+        transport.put(file, temporary)
+    status, _, said = transport.run(["mv", "-f", temporary, path], timeout_s=timeout_s)
+    if status != 0:
+        raise errors.CommandFailed(f"the agent cannot be put in place on {transport.name}: {said.strip()}", context={"path": path})
+
+
+def _hello(transport: Transport, place: bootstrap.Place, path: str, expected: Digest, timeout_s: float) -> tuple[Channel, str]:
+    """Start the agent and hear its first line, past anything that a login shell prints."""
+    channel = transport.channel([place.python, path, "--folder", place.folder])
+    try:
+        deadline, noise = time.monotonic() + timeout_s, 0
+        line = channel.receive(deadline=deadline)
+        while MARKER not in line:
+            noise += len(line)
+            if noise > NOISE_BYTES:
+                raise errors.ProtocolViolation(f"{transport.name} prints without end before the agent speaks")
+            line = channel.receive(deadline=deadline)
+        hello = _decoded(line.partition(MARKER)[2], transport.name)
+        if hello.get("agent") != expected:
+            raise errors.DigestMismatch(
+                f"the agent on {transport.name} is not the one that was sent", context={"found": hello.get("agent")}
+            )
+        if hello.get("protocol") != PROTOCOL:
+            raise errors.ProtocolViolation(f"the agent on {transport.name} speaks protocol {hello.get('protocol')}, not {PROTOCOL}")
+    except errors.EdgecError:
+        channel.close()
+        raise
+    return channel, str(hello["folder"])
+
+
+def _decoded(line: bytes, name: str) -> dict[str, Any]:
+    try:
+        return decode(line)
+    except Failure as failure:
+        raise errors.ProtocolViolation(
+            f"{name}: {failure.what}", context={"target": name, "line": line[:200].decode(errors="replace")}
+        ) from failure
+
+
+class AgentSession:
+    """One agent, running. Not for use from several threads.
+
+    Every method raises TargetError of the fitting kind; `DeadlineExceeded` and `AgentDied` end the session.
+    """
+
+    def __init__(self, settings: TargetSettings, transport: Transport, channel: Channel, folder: str, events: Events | None) -> None:
+        self.target = settings.name
+        self.folder = folder
+        self._settings = settings
+        self._transport = transport
+        self._channel = channel
+        self._events = events
+        self._number = 0
+        self._over = ""
+        self._locked = False
+        self._sending = threading.Lock()
+        self._closing = threading.Event()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def facts(self) -> TargetFacts:
+        """What the target is."""
+        said = self._call("facts")
+        runtimes = tuple(RuntimeFacts(**each) for each in said.pop("runtimes"))
+        meters = tuple(MeterFacts(**{**each, "scope": tuple(each["scope"])}) for each in said.pop("meters"))
+        return self._built(TargetFacts, {**said, "runtimes": runtimes, "meters": meters})
+
+    def lock(self, owner: str = "") -> None:
+        """Take charge of the target until the session ends. Operations that need it do so themselves under this user's name."""
+        if not self._locked:
+            self._call("lock", owner=owner or f"{getpass.getuser()}@{platform.node()} (process {os.getpid()})")
+            self._locked = True
+
+    def missing(self, digests: Sequence[Digest]) -> tuple[Digest, ...]:
+        """Those whose files are not on the target, or are damaged there."""
+        self.lock()
+        return tuple(self._call("have", digests=list(digests))["missing"])
+
+    def ship(self, files: Mapping[Digest, Path], progress: Progress | None = None) -> int:
+        """Bring files that are missing there; an interrupted upload goes on where it stopped. The number of bytes sent.
+
+        `progress` is called with the bytes done and in all.
+
+        Raises:
+            DeviceFull before anything is sent, DigestMismatch, and what the transport raises.
+        """
+        absent = self.missing(list(files))
+        sizes = {digest: files[digest].stat().st_size for digest in absent}
+        total, done, sent = sum(sizes.values()), 0, 0
+        for digest in absent:
+
+            def tell(part: int, _size: int, before: int = done) -> None:
+                if progress is not None:
+                    progress(before + part, total)
+
+            sent += self._ship_one(digest, files[digest], total - done, tell)
+            done += sizes[digest]
+        return sent
+
+    def _ship_one(self, digest: Digest, file: Path, left: int, progress: Progress) -> int:
+        """Bring one file; `left` is the size of all that are still to come."""
+        size = file.stat().st_size
+        while True:
+            place = self._call("reserve", digest=digest, size=size, total=left)
+            offset = int(place["offset"])
+            try:
+                self._transport.put(file, place["path"], offset=offset, progress=progress)
+            except errors.CommandFailed:
+                # SFTP has one code for every refusal: the agent knows whether the disk is full or read-only
+                self._call("reserve", digest=digest, size=size, total=left)
+                raise
+            try:
+                self._call("commit", digest=digest, size=size, more_s=size / SLOWEST_DISK)
+            except errors.DigestMismatch:
+                if offset == 0:
+                    raise
+                continue  # what an interrupted upload had left was damaged (a power cut); it is gone now
+            return size - offset
+
+    def stage(self, app: str, release: str, manifest: Mapping[str, Any], files: Mapping[str, Digest]) -> bool:
+        """Build a release of files that are there; False when it was there already, whole. It is not active yet."""
+        self.lock()
+        return bool(self._call("stage", app=app, release=release, manifest=dict(manifest), files=dict(files))["made"])
+
+    def verify(self, app: str, release: str) -> tuple[str, ...]:
+        """What is wrong with a release, each file hashed anew there; empty when it is whole."""
+        return tuple(self._call("verify", app=app, release=release)["problems"])
+
+    def activate(self, app: str, release: str) -> str | None:
+        """Switch to a release that verifies; the one that was active before. On any error the old one stays active."""
+        self.lock()
+        previous = self._call("activate", app=app, release=release)["previous"]
+        return None if previous is None else str(previous)
+
+    def rollback(self, app: str) -> tuple[str, str]:
+        """Make the previous release active again: (left, now active)."""
+        self.lock()
+        said = self._call("rollback", app=app)
+        return str(said["old"]), str(said["new"])
+
+    def releases(self, app: str) -> tuple[StagedRelease, ...]:
+        """The releases there, newest first."""
+        return tuple(self._built(StagedRelease, each) for each in self._call("releases", app=app)["releases"])
+
+    def prune(self, app: str, keep: int, *, unused_s: float = 86400.0) -> tuple[str, ...]:
+        """Remove all but the newest `keep` releases (never the active or the previous one) and files unused for `unused_s`."""
+        self.lock()
+        return tuple(self._call("prune", app=app, keep=keep, unused_s=unused_s)["releases"])
+
+    def golden(
+        self, app: str, release: str, *, file: str, runtime: str, max_abs: float, top1: float, golden: str = "golden.npz", threads: int = 1
+    ) -> GoldenCheck:
+        """Run a release's network there on the inputs "in:<name>" of its golden file and compare with "out:<name>".
+
+        It passes with every output within `max_abs` and at least the fraction `top1` of rows agreeing.
+        """
+        self.lock()
+        said = self._call(
+            "golden",
+            app=app,
+            release=release,
+            file=file,
+            golden=golden,
+            runtime=runtime,
+            threads=threads,
+            tolerance={"max_abs": max_abs, "top1": top1},
+            patience_s=self._settings.request_timeout_s,
+            more_s=MARGIN_S,
+        )
+        return self._built(GoldenCheck, {"runtime_version": said.pop("version"), **said})
+
+    def profile(
+        self,
+        jobs: Sequence[NetworkJob],
+        rule: StoppingRule,
+        *,
+        meter: str = "auto",
+        idle_s: float = 0.0,
+        seed: int = 0,
+        period_s: float = 0.05,
+    ) -> ProfileRun:
+        """Measure networks turn by turn. `idle_s` is rested before and after when there is a meter, which is read every `period_s`."""
+        self.lock()
+        blocks: dict[int, list[tuple[int, ...]]] = {}
+        spans: dict[int, list[tuple[int, int]]] = {}
+        warmups: dict[int, list[int]] = {}
+
+        with ExitStack() as stack:
+            told = stack.enter_context(self._events.progress(f"measuring on {self.target}", 100)) if self._events is not None else None
+
+            def hear(event: dict[str, Any]) -> None:
+                if "samples" in event:
+                    part = event["samples"]
+                    blocks.setdefault(part["index"], []).extend(tuple(each) for each in part["blocks"])
+                    spans.setdefault(part["index"], []).extend((int(start), int(end)) for start, end in part["spans"])
+                elif "warmup" in event:
+                    warmups.setdefault(event["warmup"]["index"], []).extend(event["warmup"]["times"])
+                elif told is not None and "fraction" in event:
+                    told(int(100 * event["fraction"]))
+
+            said = self._call(
+                "profile",
+                event=hear,
+                jobs=[asdict(job) for job in jobs],
+                rule=asdict(rule),
+                meter=meter,
+                idle_s=idle_s,
+                seed=seed,
+                period_s=period_s,
+                patience_s=self._settings.request_timeout_s,
+                more_s=MARGIN_S + rule.max_time_s + rule.warmup_s + 2 * idle_s,
+            )
+        networks = tuple(
+            self._built(
+                ProfiledNetwork,
+                {**each, "blocks": tuple(blocks.get(i, ())), "spans": tuple(spans.get(i, ())), "warmup_ns": tuple(warmups.get(i, ()))},
+            )
+            for i, each in enumerate(said["networks"])
+        )
+        return ProfileRun(
+            networks=networks,
+            before=self._built(Conditions, said["before"]),
+            after=self._built(Conditions, said["after"]),
+            trace=None if said["trace"] is None else self._trace(said["trace"]),
+            trace_reason=str(said["trace_reason"]),
+        )
+
+    def _trace(self, said: dict[str, Any]) -> MeterTrace:
+        pairs = {key: tuple(tuple(pair) for pair in said[key]) for key in ("samples", "idle")}
+        return self._built(MeterTrace, {**said, **pairs, "scope": tuple(said["scope"])})
+
+    def evaluate(self, job: NetworkJob, batch: int) -> tuple[list[int], str]:
+        """(top-1 class of every row, runtime's version). The inputs' file is described in `agent/network.py`, `batches`."""
+        self.lock()
+        with ExitStack() as stack:
+            told: list[Callable[[int], None]] = []
+
+            def hear(event: dict[str, Any]) -> None:
+                if self._events is not None and not told:
+                    told.append(stack.enter_context(self._events.progress(f"evaluating on {self.target}", int(event["total"]))))
+                for each in told:
+                    each(int(event["done"]))
+
+            patience_s = self._settings.request_timeout_s
+            said = self._call("evaluate", event=hear, job=asdict(job), batch=batch, patience_s=patience_s, more_s=MARGIN_S)
+        return [int(each) for each in said["predictions"]], str(said["version"])
+
+    def infer(self, job: NetworkJob) -> Outputs:
+        """The network's outputs for the inputs in the job's file, as NumPy arrays."""
+        import numpy as np
+
+        self.lock()
+        said = self._call("infer", job=asdict(job), patience_s=self._settings.request_timeout_s, more_s=MARGIN_S)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "outputs.npz"
+            self._transport.get(said["path"], file)
+            self._call("forget", name=said["name"])
+            if hashlib.sha256(file.read_bytes()).hexdigest() != said["digest"]:
+                raise errors.DigestMismatch(f"the outputs from {self.target} are not what its agent wrote", context={"target": self.target})
+            with np.load(file, allow_pickle=False) as loaded:
+                arrays = {name: loaded[name] for name in loaded.files}
+        return Outputs(arrays=arrays, runtime_version=str(said["version"]))
+
+    def remove(self) -> None:
+        """Delete edgec's folder on the target, releases and all. The session is over then."""
+        self.lock()
+        self._call("remove")
+        self._end("the agent's folder has been removed")
+
+    def close(self) -> None:
+        """Stop the agent; may be called twice."""
+        self._end("the session is closed")
+
+    def _end(self, why: str) -> None:
+        self._over = self._over or why
+        self._closing.set()
+        self._channel.close()
+
+    def _beat(self) -> None:
+        while not self._closing.wait(BEAT_S):
+            try:
+                with self._sending:
+                    self._channel.send(encode({"op": "beat"}))
+            except errors.TargetError:
+                return  # the next call, or the one that waits, finds out and says so
+
+    def _call(
+        self, op: str, *, event: Callable[[dict[str, Any]], None] | None = None, more_s: float = 0.0, **request: Any
+    ) -> dict[str, Any]:
+        """Ask and wait; every event of the answer starts the waiting anew."""
+        if self._over:
+            raise errors.AgentDied(f"the session with {self.target} is over: {self._over}", context={"target": self.target, "op": op})
+        self._number += 1
+        try:
+            answer = self._answer({**request, "id": self._number, "op": op}, event, self._settings.request_timeout_s + more_s)
+        except (errors.EdgecError, KeyboardInterrupt) as error:
+            self._end(str(error) or "interrupted")
+            raise
+        if "ok" not in answer:
+            raise self._fault(answer.get("error"), op)
+        return dict(answer["ok"])
+
+    def _answer(self, request: dict[str, Any], event: Callable[[dict[str, Any]], None] | None, patience_s: float) -> dict[str, Any]:
+        """The line that ends the answer to a request."""
+        with self._sending:
+            self._channel.send(encode(request))
+        while True:
+            answer = _decoded(self._channel.receive(deadline=time.monotonic() + patience_s), self.target)
+            if answer.get("id") != request["id"]:
+                raise errors.ProtocolViolation(f"{self.target} answered something else than was asked", context={"op": request["op"]})
+            if "event" not in answer:
+                return answer
+            if event is not None:
+                event(answer["event"])
+
+    def _fault(self, said: Any, op: str) -> errors.EdgecError:
+        """The agent's error as ours."""
+        if not isinstance(said, dict) or not isinstance(said.get("what"), str):
+            return errors.ProtocolViolation(f"{self.target} sent an error without content", context={"op": op})
+        kind, hint = FAULTS.get(str(said.get("type")), (errors.AgentError, ""))
+        context = said["context"] if isinstance(said.get("context"), dict) else {}
+        return kind(f"{self.target}: {said['what']}", hint=hint, context={**context, "target": self.target, "op": op})
+
+    def _built(self, cls: type[R], said: Mapping[str, Any]) -> R:
+        """A record of an answer's fields, which have to be exactly its own."""
+        names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
+        if set(said) != names:
+            odd = sorted(set(said) ^ names)
+            raise errors.ProtocolViolation(f"{self.target} answered with other fields than {cls.__name__} has: {', '.join(odd)}")
+        return cls(**said)

@@ -1,0 +1,154 @@
+"""A target over SSH: commands, files by SFTP, and the agent's lines on one connection."""
+
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+import paramiko
+from edgec.pipeline.core.errors import CommandFailed, DeadlineExceeded, TargetError
+from edgec.pipeline.core.settings import TargetSettings
+from edgec.targets.channel import LineChannel
+from edgec.targets.ssh_connect import open_connection
+from edgec.targets.ssh_faults import broken, working
+
+STALL_S = 30.0
+"""Patience with a transfer in which nothing moves."""
+BLOCK = 32768
+"""The largest write that every SFTP server takes (draft-ietf-secsh-filexfer-02, section 3)."""
+
+
+class SshTransport:
+    """`protocols.Transport` over one SSH connection."""
+
+    def __init__(self, settings: TargetSettings) -> None:
+        self.name = settings.name
+        self._settings = settings
+        self._stack = ExitStack()
+        self._connection: paramiko.Transport | None = None
+        self._sftp: paramiko.SFTPClient | None = None
+
+    def connect(self) -> None:
+        """Raises what `ssh_connect.open_connection` raises; nothing stays open then."""
+        with ExitStack() as opening:
+            self._connection = open_connection(self._settings, opening)
+            self._stack = opening.pop_all()
+
+    def run(self, argv: Sequence[str], *, timeout_s: float) -> tuple[int, str, str]:
+        """Run a command; every word is quoted, so the login shell has nothing to interpret."""
+        end = time.monotonic() + timeout_s
+        channel = self._start(argv)
+        out, err = bytearray(), bytearray()
+        try:
+            with working(self.name, f"running {argv[0]}"):
+                while not (
+                    channel.exit_status_ready() and channel.eof_received and not channel.recv_ready() and not channel.recv_stderr_ready()
+                ):
+                    if time.monotonic() > end:
+                        raise DeadlineExceeded(
+                            f"{argv[0]} did not end within {timeout_s:g} s on {self.name}", context={"target": self.name}
+                        )
+                    if channel.recv_ready():
+                        out += channel.recv(BLOCK)
+                    elif channel.recv_stderr_ready():
+                        err += channel.recv_stderr(BLOCK)
+                    else:
+                        channel.status_event.wait(0.01)
+                    if channel.closed and not channel.exit_status_ready():
+                        raise broken(self.name, f"running {argv[0]}", EOFError("no exit status"))
+                return channel.recv_exit_status(), out.decode(errors="replace"), err.decode(errors="replace")
+        finally:
+            channel.close()
+
+    def put(self, source: Path, target: str, *, offset: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
+        """Upload by SFTP, from `offset` on into what is there already."""
+        size = source.stat().st_size
+        with working(self.name, f"uploading {source.name}"), source.open("rb") as reader:
+            with self._files().open(target, "r+b" if offset else "wb") as writer:
+                writer.set_pipelined(True)  # without it every block waits for the link's round trip
+                writer.seek(offset)
+                reader.seek(offset)
+                while data := reader.read(BLOCK):
+                    writer.write(data)
+                    if progress is not None:
+                        progress(reader.tell(), size)
+            arrived = self._files().stat(target).st_size
+        if arrived != size:
+            raise CommandFailed(f"{self.name}: {arrived} of {size} bytes of {source.name} arrived", context={"target": self.name})
+
+    def get(self, source: str, target: Path) -> None:
+        """Download by SFTP, by way of a temporary name."""
+        temporary = target.with_name(target.name + ".part")
+        with working(self.name, f"downloading {Path(source).name}"):
+            self._files().get(source, str(temporary))
+        temporary.replace(target)
+
+    def channel(self, argv: Sequence[str]) -> LineChannel:
+        """Start a command for its lines."""
+        channel = LineChannel(self.name, SshPipe(self._start(argv), self.name))
+        self._stack.callback(channel.close)
+        return channel
+
+    def close(self) -> None:
+        """Close the connection and those to jump hosts."""
+        self._connection = self._sftp = None
+        self._stack.close()
+
+    def _start(self, argv: Sequence[str]) -> paramiko.Channel:
+        if self._connection is None:
+            raise TargetError(f"{self.name} is not connected")
+        with working(self.name, f"starting {argv[0]}"):
+            channel = self._connection.open_session(timeout=self._settings.connect_timeout_s)
+            channel.settimeout(STALL_S)
+            channel.exec_command(shlex.join(argv))
+        return channel
+
+    def _files(self) -> paramiko.SFTPClient:
+        if self._connection is None:
+            raise TargetError(f"{self.name} is not connected")
+        if self._sftp is None:
+            try:
+                self._sftp = paramiko.SFTPClient.from_transport(self._connection)
+            except (paramiko.ChannelException, EOFError) as error:
+                hint = "Debian and Ubuntu: openssh-sftp-server; dropbear needs it too"
+                raise CommandFailed(f"{self.name} offers no SFTP", hint=hint, context={"target": self.name}) from error
+            assert self._sftp is not None
+            channel = self._sftp.get_channel()
+            assert channel is not None
+            channel.settimeout(STALL_S)
+        return self._sftp
+
+
+class SshPipe:
+    """`channel.Pipe` of an SSH channel."""
+
+    def __init__(self, channel: paramiko.Channel, name: str) -> None:
+        self._channel = channel
+        self._name = name
+
+    def read_output(self) -> bytes:
+        return self._read(self._channel.recv)
+
+    def read_errors(self) -> bytes:
+        return self._read(self._channel.recv_stderr)
+
+    def _read(self, receive: Callable[[int], bytes]) -> bytes:
+        while True:
+            try:
+                return receive(1 << 16)
+            except TimeoutError:  # quiet for STALL_S: whoever waits has a deadline of their own
+                continue
+
+    def write(self, data: bytes) -> None:
+        with working(self._name, "sending a request"):
+            self._channel.sendall(data)
+
+    def status(self) -> str:
+        if not self._channel.status_event.wait(2.0) or not self._channel.exit_status_ready():
+            return "the link was cut"
+        code = self._channel.recv_exit_status()
+        return "signal" if code < 0 else f"status {code}"
+
+    def close(self) -> None:
+        self._channel.close()

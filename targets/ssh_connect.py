@@ -1,0 +1,237 @@
+"""From target settings to an authenticated SSH connection: ~/.ssh/config, strict host keys, keys of the agent and from files, jump hosts.
+
+Nothing is ever asked at a prompt and no password is ever sent. An unknown or changed host key ends the attempt before any key is offered.
+"""
+
+import getpass
+import logging
+import shlex
+import socket
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import paramiko
+from edgec.pipeline.core.errors import AuthRejected, ConfigError, ConnectTimeout, HostKeyChanged, HostKeyUnknown
+from edgec.pipeline.core.settings import TargetSettings
+from edgec.targets.ssh_faults import connecting
+
+KEEPALIVE_S = 15
+UNACKNOWLEDGED_MS = 30_000
+"""After this long without acknowledgement TCP gives a connection up (Linux, man 7 tcp: TCP_USER_TIMEOUT); the default is 15 minutes."""
+SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
+
+logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its tracebacks are for the log, not for the terminal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """Where and as whom to connect: the settings of deploy.toml over those of the SSH configuration."""
+
+    host: str
+    port: int
+    user: str
+    alias: str
+    """The name in known_hosts files."""
+    identities: tuple[Path, ...]
+    only_identities: bool
+    known_hosts: tuple[Path, ...]
+    jumps: tuple[str, ...]
+    proxy_command: str
+
+    @property
+    def where(self) -> str:
+        """user@host:port."""
+        return f"{self.user}@{self.host}:{self.port}"
+
+    @property
+    def known_name(self) -> str:
+        """How known_hosts files name this server."""
+        return self.alias if self.port == 22 else f"[{self.alias}]:{self.port}"
+
+
+def route_from(settings: TargetSettings) -> Route:
+    """Look the target up in the SSH configuration.
+
+    Raises:
+        ConfigError: the configuration cannot be read.
+    """
+    path = settings.ssh_config or Path("~/.ssh/config").expanduser()
+    config = paramiko.SSHConfig()
+    if settings.ssh_config is not None or path.is_file():
+        try:
+            config = paramiko.SSHConfig.from_path(str(path))
+        except (OSError, UnicodeDecodeError, paramiko.ConfigParseError) as error:
+            raise ConfigError(f"the SSH configuration {path} cannot be read: {error}") from error
+    asked = settings.host or settings.name
+    found: dict[str, Any] = dict(config.lookup(asked))
+    host = str(found.get("hostname", asked))
+    known = (settings.known_hosts,) if settings.known_hosts else _paths(found.get("userknownhostsfile", "~/.ssh/known_hosts"))
+    own = (settings.identity_file,) if settings.identity_file else tuple(Path(each) for each in found.get("identityfile", ()))
+    jump = str(found.get("proxyjump", "none"))
+    command = str(found.get("proxycommand", "none"))
+    return Route(
+        host=host,
+        port=settings.port or int(found.get("port", 22)),
+        user=settings.user or str(found.get("user", getpass.getuser())),
+        alias=str(found.get("hostkeyalias", host)).lower(),
+        identities=tuple(each.expanduser() for each in own or tuple(Path(key) for key in DEFAULT_KEYS)),
+        only_identities=settings.identity_file is not None or str(found.get("identitiesonly", "no")).lower() == "yes",
+        known_hosts=(*known, *_paths(found.get("globalknownhostsfile", str(SYSTEM_KNOWN_HOSTS)))),
+        jumps=() if jump.lower() == "none" else tuple(part.strip() for part in jump.split(",")),
+        proxy_command="" if command.lower() == "none" else command,
+    )
+
+
+def _paths(text: Any) -> tuple[Path, ...]:
+    return tuple(Path(part).expanduser() for part in shlex.split(str(text)) if part.lower() != "none")
+
+
+def open_connection(
+    settings: TargetSettings, stack: ExitStack, *, jumps: tuple[str, ...] = (), passed: tuple[str, ...] = ()
+) -> paramiko.Transport:
+    """Connect, check the host key, authenticate. Everything opened, jump hosts too, is closed by `stack`.
+
+    `jumps` stands for the configuration's own ProxyJump when it is not empty; `passed` are the hosts that wait for this one.
+
+    Raises:
+        HostUnreachable, ConnectTimeout, HostKeyUnknown, HostKeyChanged, AuthRejected, ConfigError.
+    """
+    route = route_from(settings)
+    if jumps:
+        route = replace(route, jumps=jumps)
+    if route.where in passed:
+        raise ConfigError(f"ProxyJump goes round in a circle: {' -> '.join((*passed, route.where))}")
+    with connecting(settings.name, route.where, settings.connect_timeout_s):
+        connection = paramiko.Transport(_socket(settings, route, stack, passed))
+        stack.callback(connection.close)
+        _prefer_known_types(connection, route)
+        connection.banner_timeout = connection.handshake_timeout = connection.auth_timeout = settings.connect_timeout_s
+        connection.start_client(timeout=settings.connect_timeout_s)
+        if not connection.initial_kex_done:
+            raise TimeoutError
+        _check_host_key(route, connection.get_remote_server_key())
+        _authenticate(connection, route)
+        connection.set_keepalive(KEEPALIVE_S)
+    return connection
+
+
+def _socket(settings: TargetSettings, route: Route, stack: ExitStack, passed: tuple[str, ...]) -> Any:
+    """A TCP socket, a channel through the jump hosts, or the ProxyCommand's pipe."""
+    if route.jumps:
+        # the last of the list is reached through those before it, the first one as its own configuration says
+        hop = urlsplit(f"ssh://{route.jumps[-1]}")
+        through = replace(settings, host=hop.hostname or "", port=hop.port, user=hop.username, name=f"{settings.name} (jump host)")
+        jump = open_connection(through, stack, jumps=route.jumps[:-1], passed=(*passed, route.where))
+        channel = jump.open_channel("direct-tcpip", (route.host, route.port), ("127.0.0.1", 0), timeout=settings.connect_timeout_s)
+        stack.callback(channel.close)
+        return channel
+    if route.proxy_command:
+        proxy = paramiko.ProxyCommand(route.proxy_command)
+        stack.callback(proxy.close)
+        return proxy
+    try:
+        sock = socket.create_connection((route.host, route.port), timeout=settings.connect_timeout_s)
+    except TimeoutError as error:
+        what = f"{route.where} does not answer within {settings.connect_timeout_s:g} s"
+        raise ConnectTimeout(what, hint="is the board on and in this network?", context={"target": settings.name}) from error
+    stack.callback(sock.close)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
+    return sock
+
+
+def _known_keys(route: Route) -> list[paramiko.PKey]:
+    keys: list[paramiko.PKey] = []
+    for path in route.known_hosts:
+        if path.is_file():
+            entry = paramiko.HostKeys(str(path)).lookup(route.known_name)
+            keys += list(entry.values()) if entry is not None else []
+    return keys
+
+
+def _prefer_known_types(connection: paramiko.Transport, route: Route) -> None:
+    """Ask for the kind of key that is recorded, as OpenSSH does; a server has several."""
+    options = connection.get_security_options()
+    recorded = [key.get_name() for key in _known_keys(route)]
+    if "ssh-rsa" in recorded:
+        recorded += ["rsa-sha2-512", "rsa-sha2-256"]
+    options.key_types = sorted(options.key_types, key=lambda kind: kind not in recorded)
+
+
+def _check_host_key(route: Route, key: paramiko.PKey) -> None:
+    recorded = _known_keys(route)
+    if key in recorded:
+        return
+    file = route.known_hosts[0] if route.known_hosts else Path("~/.ssh/known_hosts").expanduser()
+    line = f"{route.known_name} {key.get_name()} {key.get_base64()}"
+    context = {"address": route.where, "fingerprint": key.fingerprint, "key_type": key.get_name(), "known_hosts": str(file)}
+    if recorded:
+        before = ", ".join(f"{each.fingerprint} ({each.get_name()})" for each in recorded)
+        raise HostKeyChanged(
+            f"the host key of {route.known_name} is {key.fingerprint} ({key.get_name()}); recorded is {before}",
+            hint="another machine may be answering. If the board was set up anew, forget the old key with\n"
+            f"  ssh-keygen -f {shlex.quote(str(file))} -R {shlex.quote(route.known_name)}",
+            context={**context, "recorded": [each.fingerprint for each in recorded]},
+        )
+    raise HostKeyUnknown(
+        f"the host key of {route.known_name} is not known: {key.fingerprint} ({key.get_name()})",
+        hint="compare it with `ssh-keygen -lf /etc/ssh/ssh_host_*_key.pub` on the board's own console; if it is the same, accept it with\n"
+        f"  echo {shlex.quote(line)} >> {shlex.quote(str(file))}",
+        context={**context, "line": line},
+    )
+
+
+def _authenticate(connection: paramiko.Transport, route: Route) -> None:
+    """Offer keys one by one: the SSH agent's, then those in files."""
+    tried: list[str] = []
+    for label, key in _keys(route, tried):
+        tried.append(f"{label} {key.fingerprint}")
+        try:
+            missing = connection.auth_publickey(route.user, key)
+        except paramiko.BadAuthenticationType:
+            break
+        except paramiko.AuthenticationException:
+            if not connection.is_active():
+                break
+            continue
+        if not missing:
+            return
+        tried[-1] += f" (accepted, but the server asks for {' and '.join(missing)} too)"
+        break
+    raise AuthRejected(
+        f"{route.where} took none of the keys offered",
+        hint=f"put the public key into ~{route.user}/.ssh/authorized_keys there, or name the right one as `identity_file`; "
+        "a key with a passphrase has to be in the SSH agent (ssh-add)",
+        context={"address": route.where, "tried": tried or ["no key was found"]},
+    )
+
+
+def _keys(route: Route, tried: list[str]) -> Sequence[tuple[str, paramiko.PKey]]:
+    """Keys in the order in which they are offered; what cannot be offered is noted in `tried`."""
+    keys: list[tuple[str, paramiko.PKey]] = []
+    public = [each.with_name(each.name + ".pub") for each in route.identities]
+    ours = {path.read_text().split()[1] for path in public if path.is_file() and len(path.read_text().split()) > 1}
+    try:
+        offered = [key for key in paramiko.Agent().get_keys() if not route.only_identities or key.get_base64() in ours]
+        keys += [(f"SSH agent: {key.comment}", key) for key in offered]
+    except (paramiko.SSHException, OSError) as error:
+        tried.append(f"SSH agent: cannot be asked ({error})")
+    for path in route.identities:
+        if not path.is_file():
+            if route.only_identities:
+                tried.append(f"{path}: no such file")
+            continue
+        try:
+            loaded = paramiko.PKey.from_path(path)
+        except TypeError:  # what `cryptography` says of an encrypted key without a passphrase
+            tried.append(f"{path}: has a passphrase and is not in the SSH agent")
+        except (ValueError, OSError, paramiko.SSHException, paramiko.pkey.UnknownKeyType) as error:
+            tried.append(f"{path}: cannot be read ({str(error)[:100]})")
+        else:
+            keys.append((str(path), loaded))
+    return keys
