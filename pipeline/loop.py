@@ -124,9 +124,7 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     dense = stages.dense_checkpoint(work, data)
     dense_float = form(work, dense, backend, DENSE_FLOAT)
     quantised = work.config.quantise.enabled
-    dense_same = (
-        form(work, stages.quantised_checkpoint(work, data, dense, train=False), backend, DENSE) if quantised else dense_float
-    )
+    dense_same = form(work, stages.quantised_checkpoint(work, data, dense, train=False), backend, DENSE) if quantised else dense_float
     found = None
     pruned = dense
     if work.config.prune.enabled:
@@ -299,22 +297,12 @@ def _device_agreement(work: Work, result: Compressed, classes: Any) -> Compariso
 
 def decide(work: Work, result: Compressed, measurements: tuple[Measurement, ...]) -> Verdict:
     """The gate against the dense float network of the same run, and the objective's latency against the dense one at the same precision."""
-    correct = correctness_of(work, result.data, measurements[0], measurements[-1])
-    bound = None if result.search is None else objective.parse(work.config.objective.subject_to).latency_ratio
-    asked = None if bound is None else (measurements[1], bound)
-    return gate.decide(measurements[0], measurements[-1], settings=work.config.gate, correct=correct, objective=asked)
-
-
-def correctness_of(work: Work, data: stages.Data, *measurements: Measurement) -> tuple[Any, Any] | None:
-    """Per-image correctness of two measurements, from the stored predictions; None where one has none."""
     from edgec.pipeline.measure import correctness, predictions_from
 
-    _, labels = data.dataset.arrays(Split.TEST)
-    a, b = (
-        None if m.predictions is None else correctness(predictions_from(work.store.file(m.predictions).read_text()), labels)
-        for m in measurements
-    )
-    return None if a is None or b is None else (a, b)
+    pair = [predictions_from(work.store.file(m.predictions).read_text()) for m in (measurements[0], measurements[-1]) if m.predictions]
+    bound = None if result.search is None else objective.parse(work.config.objective.subject_to).latency_ratio
+    asked = None if bound is None else (measurements[1], bound)
+    return gate.decide(measurements[0], measurements[-1], settings=work.config.gate, correct=correctness(*pair), objective=asked)
 
 
 def _now() -> str:

@@ -241,18 +241,17 @@ def accuracy_from(predictions: "ArrayLike", labels: "ArrayLike", split: Split) -
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Predictions:
-    """The class that a network gave for each image of a split, in the split's order."""
+    """The class that a network gave for each image of a split, in the split's order, beside the class that was right."""
 
     split: Split
     predictions: tuple[int, ...]
-    labels_digest: Digest
+    labels: tuple[int, ...]
 
 
 def predictions_json(predictions: "ArrayLike", labels: "ArrayLike", split: Split) -> str:
     """Canonical JSON text of the file that `Measurement.predictions` names."""
     classes = _classes(predictions)
-    _same_length(labels, predictions)
-    return canonical({"split": split.value, "predictions": classes.tolist(), "labels_digest": labels_digest(labels)})
+    return canonical({"split": split.value, "predictions": classes.tolist(), "labels": _same_length(labels, predictions).tolist()})
 
 
 def predictions_from(text: str) -> Predictions:
@@ -269,25 +268,14 @@ def predictions_from(text: str) -> Predictions:
         raise StoreError("a stored file of predictions cannot be read", hint="measure the artifact again") from error
 
 
-def correctness(predictions: Predictions, labels: "ArrayLike") -> "NDArray[np.bool_]":
-    """Whether each image was right, bool, shape (images,).
-
-    Raises:
-        MeasurementError: the predictions were made for other labels.
-    """
+def correctness(a: Predictions, b: Predictions) -> "tuple[NDArray[np.bool_], NDArray[np.bool_]] | None":
+    """Whether each image was right, bool, shape (images,), by both networks; None when they saw other images."""
     import numpy as np
 
-    if labels_digest(labels) != predictions.labels_digest:
-        raise MeasurementError(
-            f"the stored predictions are for other {predictions.split} labels than the data set has now",
-            hint="measure the baseline again on this data set",
-        )
-    return np.equal(_classes(predictions.predictions), _same_length(labels, predictions.predictions))
-
-
-def labels_digest(labels: "ArrayLike") -> Digest:
-    """Digest of the labels in order, by which two sets of predictions are known to be for the same images."""
-    return digest_of_json(_classes(labels).tolist())
+    if a.split != b.split or a.labels != b.labels:
+        return None
+    first, second = (np.equal(_classes(each.predictions), _same_length(each.labels, each.predictions)) for each in (a, b))
+    return first, second
 
 
 def speedup(a: Measurement, b: Measurement) -> Estimate:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from edgec.pipeline.core.errors import ConfigError, ModelError, ToolchainMissing
-from edgec.pipeline.core.records import TensorSpec
+from edgec.pipeline.core.records import Precision, TensorSpec
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
 
+QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 
@@ -36,6 +37,8 @@ class OnnxInfo:
     external_data: tuple[str, ...]
     custom_ops: tuple[str, ...]
     """domain::operator of operators that are not ONNX's own; a runtime may lack them."""
+    precision: Precision
+    """int8 with quantised operators, fp16 where every floating weight is float16, else fp32."""
 
 
 def inspect(path: Path) -> OnnxInfo:
@@ -63,7 +66,17 @@ def inspect(path: Path) -> OnnxInfo:
         size_bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in external),
         external_data=external,
         custom_ops=tuple(sorted({f"{n.domain}::{n.op_type}" for n in graph.node if n.domain not in STANDARD_DOMAINS})),
+        precision=_precision(model),
     )
+
+
+def _precision(model: "ModelProto") -> Precision:
+    from onnx import TensorProto
+
+    if any(n.op_type in QUANTISED or n.op_type.startswith("QLinear") for n in model.graph.node):
+        return Precision.INT8
+    floats = {i.data_type for i in model.graph.initializer} & {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
+    return Precision.FP16 if floats == {TensorProto.FLOAT16} else Precision.FP32
 
 
 def make_inputs(

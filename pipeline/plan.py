@@ -53,15 +53,23 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
     runtime = next((r for r in facts.runtimes if r.name == target.backend), None)
     version = "" if runtime is None or runtime.version is None else f" {runtime.version}"
     meters = [m for m in facts.meters if m.usable]
-    energy = meters[0].name if meters else "none: " + ("; ".join(f"{m.name}: {m.reason}" for m in facts.meters) or "no meter is known there")
+    energy = (
+        meters[0].name if meters else "none: " + ("; ".join(f"{m.name}: {m.reason}" for m in facts.meters) or "no meter is known there")
+    )
     steps = [
         Step(name="target", what=f"{target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores, Python {facts.python}"),
         Step(name="network", what=f"{config.model.builder} with {config.model.weights}, data {config.data.name}"),
         Step(name="prune", what=f"until {asked}; latency is measured on {target.name}" if config.prune.enabled else "not asked for"),
         Step(name="quantise", what=_quantise(config)),
         Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}"),
-        Step(name="release", what=f"{target.folder}/apps/{config.app}, {config.keep} kept; the old one stays active until the golden check passes"),
-        Step(name="measure", what=f"batch {config.measure.batch}, {config.measure.threads} threads, beside the dense network; energy: {energy}"),
+        Step(
+            name="release",
+            what=f"{target.folder}/apps/{config.app}, {config.keep} kept; the old one stays active until the golden check passes",
+        ),
+        Step(
+            name="measure",
+            what=f"batch {config.measure.batch}, {config.measure.threads} threads, beside the dense network; energy: {energy}",
+        ),
         Step(name="gate", what=", ".join(_rules(config)) or "no rule"),
     ]
     return Plan(steps=tuple(steps))

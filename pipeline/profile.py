@@ -4,12 +4,13 @@ import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from edgec.pipeline import onnx_file
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.protocols import Events
-from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Precision, Provenance
+from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Provenance
 from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
 from edgec.pipeline.files import digest_of
 from edgec.pipeline.measure import Setup, Subject, measurements_from
@@ -31,13 +32,15 @@ def artifact_of(file: Path) -> Artifact:
     ending = file.suffix.lstrip(".").lower()
     known = {registry.backend(name).format: name for name in registry.names("edgec.pipeline.backends")}
     if ending not in known:
-        raise ConfigError(f"{file}: no backend runs .{ending} files", hint=f"known endings: {', '.join(f'.{each}' for each in sorted(known))}")
+        raise ConfigError(
+            f"{file}: no backend runs .{ending} files", hint=f"known endings: {', '.join(f'.{each}' for each in sorted(known))}"
+        )
     info = onnx_file.inspect(file)
     return Artifact(
         parent=None,
         backend=known[ending],
         format=ending,
-        precision=Precision.INT8 if info.quantised else Precision.FP32,
+        precision=info.precision,
         file=digest_of(file),
         size_bytes=info.size_bytes,
         inputs=info.inputs,
@@ -67,11 +70,11 @@ def profile(
 
     artifact = artifact_of(file)
     info = onnx_file.inspect(file)
-    arrays = onnx_file.make_inputs(info, shapes=shapes, files=inputs, seed=seed, note=events.note)
+    arrays: dict[str, Any] = dict(onnx_file.make_inputs(info, shapes=shapes, files=inputs, seed=seed, note=events.note))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         pack = Path(folder) / "inputs.npz"
-        np.savez(pack, **dict(arrays))
+        np.savez(pack, **arrays)
         digest = digest_of(pack)
         with open_session(target, events=events) as session:
             facts = session.facts()

@@ -1,7 +1,6 @@
 """edgec deploy: the whole chain on one target."""
 
 import click
-
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.cli.jobs import FRESH, required_target, work_of
 

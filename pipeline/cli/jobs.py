@@ -1,15 +1,15 @@
 """What commands that run stages share: the work record, the target, options."""
 
-from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
-
 from edgec.pipeline.cli.frame import Context
 from edgec.pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from edgec.pipeline.core.settings import Config, TargetSettings
     from edgec.pipeline.work import Work
 

@@ -234,17 +234,22 @@ def test_accuracy_of_what_are_no_classes_is_refused(predictions: Any, labels: An
         measure.accuracy_from(predictions, labels, Split.TEST)
 
 
-def test_predictions_come_back_and_know_their_labels() -> None:
-    labels, predictions = np.array([0, 1, 2, 3]), np.array([0, 1, 1, 3])
-    stored = measure.predictions_from(measure.predictions_json(predictions, labels, Split.VALIDATION))
-    assert stored.split is Split.VALIDATION
-    assert measure.correctness(stored, labels).tolist() == [True, True, False, True]
-    with pytest.raises(MeasurementError, match="other validation labels"):
-        measure.correctness(stored, np.array([0, 1, 3, 2]))
+def test_predictions_come_back_and_are_paired_by_image() -> None:
+    labels = np.array([0, 1, 2, 3])
+    first, second = (measure.predictions_from(measure.predictions_json(p, labels, Split.TEST)) for p in ([0, 1, 1, 3], [1, 1, 2, 3]))
+    pair = measure.correctness(first, second)
+    assert pair is not None
+    assert [each.tolist() for each in pair] == [[True, True, False, True], [False, True, True, True]]
+
+
+@pytest.mark.parametrize(("labels", "split"), [([0, 1, 3, 2], Split.TEST), ([0, 1, 2, 3], Split.VALIDATION)])
+def test_predictions_for_other_images_are_not_paired(labels: list[int], split: Split) -> None:
+    first = measure.predictions_from(measure.predictions_json([0, 1, 1, 3], [0, 1, 2, 3], Split.TEST))
+    assert measure.correctness(first, measure.predictions_from(measure.predictions_json([0, 1, 1, 3], labels, split))) is None
 
 
 @pytest.mark.parametrize(
-    "change", [{"split": "holdout"}, {"predictions": [0.5]}, {"predictions": ["1"]}, {"labels_digest": None}, {"predictions": None}]
+    "change", [{"split": "holdout"}, {"predictions": [0.5]}, {"predictions": ["1"]}, {"labels": None}, {"predictions": None}]
 )
 def test_a_damaged_file_of_predictions_is_refused(change: dict[str, Any]) -> None:
     data = json.loads(measure.predictions_json([0, 1], [0, 1], Split.TEST))

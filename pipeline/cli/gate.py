@@ -1,0 +1,55 @@
+"""edgec gate: the release verdict against a baseline, for CI."""
+
+from pathlib import Path
+
+import click
+from edgec.pipeline.cli.frame import Command, Context, Outcome
+from edgec.pipeline.core.errors import ConfigError
+
+
+@click.command(cls=Command, epilog="Example: edgec gate --baseline baseline.json")
+@click.argument("candidate", required=False)
+@click.option("--baseline", "reference", metavar="ID|FILE", help="A measurement or deploy id, or a file of --write-baseline.")
+@click.option("--write-baseline", "out", type=click.Path(path_type=Path), metavar="FILE", help="Keep CANDIDATE as a baseline file.")
+def command(context: Context, *, candidate: str | None, reference: str | None, out: Path | None) -> Outcome:
+    """Decide whether CANDIDATE (a measurement or deploy id; the newest deploy by default) may be released.
+
+    Exit code 0: passed; 1: failed; 4: the evidence does not decide. The rules are [gate] of the configuration.
+    """
+    from edgec.pipeline import baseline, gate
+    from edgec.pipeline.core.codec import json_from, record_id
+    from edgec.pipeline.measure import correctness
+    from edgec.pipeline.store import RunStore
+
+    if (reference is None) == (out is None):
+        raise ConfigError("one of --baseline and --write-baseline is needed", hint="edgec gate --baseline FILE")
+    context.store()  # says so when there is none
+    store = RunStore(context.folder)
+    try:
+        chosen = baseline.newest(store) if candidate is None else baseline.measured(store, candidate)
+        if out is not None:
+            baseline.write(chosen, out)
+            return Outcome(results={"baseline": str(out), "measurement": record_id(chosen.measurement)}, text=f"{out} written")
+        against = baseline.measured(store, str(reference))
+        pair = None if chosen.predictions is None or against.predictions is None else correctness(chosen.predictions, against.predictions)
+        verdict = gate.decide(chosen.measurement, against.measurement, settings=context.config().gate, correct=pair)
+        identity = store.put(verdict)
+    finally:
+        store.close()
+    lines = [f"{rule.outcome:<13}{rule.rule}: {_seen(rule.seen)}, allowed {rule.asked:g}{_because(rule.reason)}" for rule in verdict.rules]
+    return Outcome(
+        results={"verdict": identity, "record": json_from(verdict)},
+        text="\n".join([*lines, f"gate: {verdict.outcome}"]),
+        exit_code=gate.exit_code(verdict),
+    )
+
+
+def _seen(estimate: object) -> str:
+    value, low, high = (getattr(estimate, name) for name in ("value", "low", "high"))
+    if value is None:
+        return "–"
+    return f"{value:.3g}" if low is None or high is None else f"{value:.3g} ({low:.3g} … {high:.3g})"
+
+
+def _because(reason: str) -> str:
+    return f"; {reason}" if reason else ""
