@@ -86,7 +86,6 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
         settings=work.config.prune,
         seed=work.config.seed,
     )
-    torch.set_num_threads(settings.threads)
     rounds = RoundFolder(folder / "rounds")
     result = aap.run(recover=recover, evaluate=evaluate, probe=probe, on_round=lambda each: _tell(work, each), store=rounds, recipe=recipe)
     chosen = record_id(dense)

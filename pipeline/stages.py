@@ -39,9 +39,12 @@ class Data:
 
 
 def open_data(work: Work) -> Data:
-    """Open the configured data set and keep its record."""
+    """Open the configured data set and keep its record; from here on torch computes with the configured number of threads."""
+    import torch
+
     from edgec.models.data import open_data as opened
 
+    torch.set_num_threads(work.config.train.threads)
     spec, dataset = opened(work.config.data)
     return Data(spec=spec, dataset=dataset, id=work.store.put(spec))
 

@@ -1,5 +1,7 @@
 """edgec deploy: the whole chain on one target."""
 
+import sys
+
 import click
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.cli.jobs import FRESH, required_target, work_of
@@ -17,6 +19,7 @@ def command(context: Context, *, name: str | None, dry_run: bool, fresh: bool) -
         return outcome(context, name)
     from edgec.pipeline import gate, loop
     from edgec.pipeline.core.records import Verdict
+    from edgec.pipeline.files import replacing
     from edgec.pipeline.report import as_json, html, model, terminal
 
     with work_of(context, fresh=fresh) as work:
@@ -25,11 +28,13 @@ def command(context: Context, *, name: str | None, dry_run: bool, fresh: bool) -
         identity = work.store.put(record)
         report = model.assemble(work.store, identity)
         page = context.config_path.parent / "report.html"
-        html.write(report, page)
+        with replacing(page) as draft:
+            draft.write_bytes(html.render(report))
         verdict = work.store.get(record.verdict)
         assert isinstance(verdict, Verdict)
+        table = terminal.render(report, colour=not context.plain and sys.stdout.isatty()).decode()
         return Outcome(
-            results={**as_json.document(report), "deploy": identity, "cached": list(work.cached), "report": str(page)},
-            text=f"{terminal.text(report, plain=context.plain)}\nreport  {page}",
+            results={**as_json.data(report), "deploy": identity, "cached": list(work.cached), "page": str(page)},
+            text=f"{table}\nreport  {page}",
             exit_code=gate.exit_code(verdict),
         )

@@ -327,7 +327,7 @@ def fit(
     )
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predict(module: nn.Module, images: Images, how: Preprocess, *, batch: int = 100) -> NDArray[np.float32]:
     """Logits (n, classes) of uint8 images (n, c, h, w): evaluation mode, float32. The module's mode is put back.
 
