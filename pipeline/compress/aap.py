@@ -103,8 +103,6 @@ class _Network:
     groups: Groups
     price: CountedCost
     scores: Scores | None = None
-    latencies: dict[Digest, tuple[Estimate, Estimate]] = field(default_factory=dict)
-    """Measured ratio and seconds, by selection."""
     tried: dict[Phase, set[Digest]] = field(default_factory=lambda: {Phase.PROBE: set(), Phase.TRAIN: set()})
     """Selections."""
 
@@ -122,6 +120,8 @@ class _Run:
     """Of the dense network."""
     networks: dict[int, _Network]
     """Accepted networks by their place in the history."""
+    latencies: dict[Digest, tuple[Estimate, Estimate]] = field(default_factory=dict)
+    """Measured ratio and seconds, by widths: networks of one shape are measured once."""
 
 
 class AAP:
@@ -272,14 +272,15 @@ class AAP:
         if kept is not None:
             done: _Cut = adapter(_Cut).validate_python(kept[1])
             if done.latency_ratio is not None and done.latency_s is not None:
-                network.latencies[Selection(groups=network.groups, removed=done.removed).digest] = done.latency_ratio, done.latency_s
+                run.latencies[digest_of_json(done.widths)] = done.latency_ratio, done.latency_s
             return done
         started = time.monotonic()
         selection = self._select(network, step.cost_kept)
         narrow = cut(network.module, selection)
-        if run.probe is not None and measured and selection and selection.digest not in network.latencies:
-            network.latencies[selection.digest] = run.probe(narrow)
-        ratio, seconds = network.latencies.get(selection.digest, (None, None))
+        shape = digest_of_json(widths(narrow))
+        if run.probe is not None and measured and selection and shape not in run.latencies:
+            run.latencies[shape] = run.probe(narrow)
+        ratio, seconds = run.latencies.get(shape, (None, None))
         done = _Cut(
             removed=dict(selection.removed),
             threshold=selection.threshold,

@@ -117,11 +117,18 @@ class Concat(nn.Module):
 
 
 def settled(module: nn.Module, seed: int = 0) -> nn.Module:
-    """The network in eval mode with normalisation statistics, gammas and betas that are not the identity."""
+    """The network in eval mode with weights from the seed, and normalisations that are not the identity."""
     generator = torch.Generator().manual_seed(seed)
     for each in module.modules():
+        if isinstance(each, nn.Conv2d | nn.Linear):
+            each.weight.data.copy_(torch.randn(each.weight.shape, generator=generator) * (2 / each.weight[0].numel()) ** 0.5)
         if isinstance(each, nn.BatchNorm2d):
-            for tensor, low, high in ((each.weight, 0.5, 1.5), (each.bias, -0.5, 0.5), (each.running_mean, -0.5, 0.5), (each.running_var, 0.5, 2)):
+            for tensor, low, high in (
+                (each.weight, 0.5, 1.5),
+                (each.bias, -0.5, 0.5),
+                (each.running_mean, -0.5, 0.5),
+                (each.running_var, 0.5, 2),
+            ):
                 tensor.data.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
     return module.eval()
 

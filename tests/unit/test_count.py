@@ -1,15 +1,16 @@
 import pytest
 import torch
-from pruning_zoo import Inverted, ResNet
-from torch import nn
-
 from edgec.pipeline.compress.count import cost, run, widths
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import Cost
+from pruning_zoo import Inverted, ResNet
+from torch import nn
 
 
 def test_cost_of_a_convolution_with_norm_and_linear_is_the_closed_form():
-    network = nn.Sequential(nn.Conv2d(3, 5, (3, 2), stride=2, bias=True), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 3 * 4, 7))
+    network = nn.Sequential(
+        nn.Conv2d(3, 5, (3, 2), stride=2, bias=True), nn.BatchNorm2d(5), nn.ReLU(), nn.Flatten(), nn.Linear(5 * 3 * 4, 7)
+    )
     # 8 x 8 input: (8 - 3) // 2 + 1 = 3 rows, (8 - 2) // 2 + 1 = 4 columns.
     assert cost(network, (3, 8, 8)) == Cost(
         parameters=5 * 3 * 6 + 5 + 2 * 5 + 60 * 7 + 7,

@@ -1,12 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_zoo import Basic, Bottleneck, Chain, Concat, Inverted, ResNet
-from torch import Tensor, nn
-
 from edgec.pipeline.compress.channels import Side
 from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
 from edgec.pipeline.core.errors import CompressionError, ModelError
+from pruning_zoo import Basic, Bottleneck, Chain, Concat, Inverted, ResNet
+from torch import Tensor, nn
 
 X = torch.zeros(1, 1, 8, 8)
 
@@ -131,7 +130,7 @@ def test_network_is_not_touched_and_may_be_frozen():
 def test_network_that_cannot_run_names_the_place():
     network = Chain()
     network.features[4] = nn.Conv2d(5, 12, 3)
-    with pytest.raises(ModelError, match="in features.4"):
+    with pytest.raises(ModelError, match=r"in features\.4"):
         find_groups(network, X)
 
 

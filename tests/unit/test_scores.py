@@ -1,14 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_zoo import Chain, Inverted, ResNet, settled
-from torch import Tensor, nn
-
 from edgec.pipeline.compress.activations import watch
 from edgec.pipeline.compress.channels import Groups
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.compress.scores import Calibration, attention, criterion, gradient_attention, magnitude
 from edgec.pipeline.core.errors import CompressionError
+from pruning_zoo import Chain, Inverted, ResNet, settled
+from torch import Tensor, nn
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.randn(50, 1, 8, 8, generator=GENERATOR)
@@ -138,8 +137,10 @@ class Line(nn.Module):
 
 @pytest.mark.parametrize(
     "activation",
-    [nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(inplace=True), nn.SiLU(), nn.SiLU(inplace=True), nn.GELU(), nn.Hardswish()]
-    + [F.relu, torch.relu, F.relu_, Tensor.relu, Tensor.relu_, F.gelu, F.hardswish, torch.sigmoid],
+    [
+        *(nn.ReLU(), nn.ReLU(inplace=True), nn.ReLU6(inplace=True), nn.SiLU(), nn.SiLU(inplace=True), nn.GELU(), nn.Hardswish()),
+        *(F.relu, torch.relu, F.relu_, Tensor.relu, Tensor.relu_, F.gelu, F.hardswish, torch.sigmoid),
+    ],
     ids=str,
 )
 def test_site_is_the_output_of_the_activation_however_it_is_written(activation):

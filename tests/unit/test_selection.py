@@ -2,16 +2,15 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pruning_zoo import Chain, ResNet
-from torch import nn
-
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Group, Groups
 from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.compress.selection import floors, select
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pruning_zoo import Chain, ResNet
+from torch import nn
 
 SHAPE = (1, 8, 8)
 MODULE = ResNet(n=2, width=16)
@@ -94,7 +93,9 @@ def test_substeps_count_the_lower_price_of_layers_whose_neighbour_shrank():
     values = {g.name: torch.linspace(0.5, 1.5, g.channels, dtype=torch.float64) * (0.7 if g.name == "2" else 1) for g in groups.prunable}
     left = {}
     for substeps in (1, 24):
-        left[substeps] = widths(select(groups, values, price, target=0.3 * total, floor=dict.fromkeys(("0", "2", "4"), 4), substeps=substeps))
+        left[substeps] = widths(
+            select(groups, values, price, target=0.3 * total, floor=dict.fromkeys(("0", "2", "4"), 4), substeps=substeps)
+        )
     assert left[24]["0"] > left[1]["0"]
     assert left[24]["4"] > left[1]["4"]
     assert left[24]["2"] < left[1]["2"]
