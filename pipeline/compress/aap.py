@@ -28,7 +28,7 @@ import torch
 from edgec.pipeline.compress import policy
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Groups, Selection
-from edgec.pipeline.compress.count import cost, layers, widths
+from edgec.pipeline.compress.count import cost, device_of, layers, widths
 from edgec.pipeline.compress.evidence import Right, accuracy_from, estimate_from, paired_drop, right_from
 from edgec.pipeline.compress.groups import OUTPUT, find_groups
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
@@ -46,7 +46,7 @@ from torch import Tensor, nn
 Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
 """Trains a cut network, given the fraction of the cost that was just cut; returns it, or it and the number of images it saw.
 
-A CompressionError from it (NaN loss) rejects the round; the search goes on from the last good network.
+It may train the network in place; what it returns has the same structure. A CompressionError from it (NaN loss) rejects the round; the search goes on from the last good network.
 """
 
 Evaluate = Callable[[nn.Module], Any]
@@ -154,7 +154,7 @@ class AAP:
         by_macs = constraints.latency_ratio is not None or (constraints.macs_ratio is not None and constraints.params_ratio is None)
         self._unit = unit or (CostUnit.MACS if by_macs else CostUnit.PARAMETERS)
         self._seed = seed
-        self._example = example_input
+        self._example = example_input.to(device_of(model))
         self._shape = tuple(example_input.shape[1:])
         images, labels = (None if part is None else part[: self._settings.samples] for part in calibration)
         assert images is not None

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from edgec.pipeline.compress.channels import Side
 from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
 from edgec.pipeline.core.errors import CompressionError, ModelError
-from pruning_zoo import Basic, Bottleneck, Chain, Concat, Inverted, ResNet
+from pruning_zoo import Bottleneck, Chain, Concat, Inverted, ResNet
 from torch import Tensor, nn
 
 X = torch.zeros(1, 1, 8, 8)
@@ -110,12 +110,17 @@ def test_grouped_convolution_is_protected_by_its_kind():
     assert "grouped convolution" in groups.protected["a"]
 
 
-def test_a_block_with_gammas_of_zero_is_judged_like_any_other():
-    network = ResNet()
-    for each in network.modules():
-        if isinstance(each, Basic):
-            nn.init.zeros_(each.bn2.weight)
-    assert free(network) == free(ResNet())
+def test_wrong_group_in_a_branch_with_gammas_of_zero_is_seen():
+    class Branch(Gated):
+        def __init__(self) -> None:
+            super().__init__(torch.sigmoid)
+            self.stem, self.norm = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)
+            nn.init.zeros_(self.norm.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc((self.stem(x)[:, :, 1:-1, 1:-1] + self.norm(self.b(self.gate(self.a(x))))).mean(dim=(2, 3)))
+
+    assert "a" in find_groups(Branch(), X).protected
 
 
 def test_network_is_not_touched_and_may_be_frozen():
@@ -141,3 +146,19 @@ def test_network_with_two_outputs_is_refused():
 
     with pytest.raises(ModelError, match="gives a tuple"):
         find_groups(Two(), X)
+
+
+def test_network_whose_output_has_no_history_cannot_be_traced():
+    class Detached(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    with pytest.raises(ModelError, match="cannot be traced") as caught:
+        find_groups(Detached(), X)
+    assert caught.value.context["place"]
+
+
+def test_layers_in_front_of_a_detach_are_listed_as_not_traced():
+    groups = find_groups(Gated(Tensor.detach), X)
+    assert [g.name for g in groups.prunable] == ["b"]
+    assert "not traced" in groups.protected["a"]

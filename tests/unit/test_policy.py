@@ -259,3 +259,12 @@ def test_any_world_ends_with_an_answer_that_holds_what_it_says(drop, latency, ac
         assert is_small_and_fast(chosen, constraints)
     assert len(set(world.trained)) == len(world.trained) <= PruneSettings().max_rounds
     assert not any(t.empty and t.drop is not None for t in world.history)
+
+
+def test_smaller_network_that_was_accepted_refutes_a_larger_one_that_was_not():
+    history = [
+        Trial(phase=Phase.DENSE, parent=0, asked=1.0, kept=1.0),
+        Trial(phase=Phase.TRAIN, parent=0, asked=0.7, kept=0.66, drop=0.02, drop_se=0.0),
+        Trial(phase=Phase.TRAIN, parent=0, asked=0.81, kept=0.65, drop=0.0, drop_se=0.0),
+    ]
+    assert next_step(history, PruneSettings(), ACCURACY) == Propose(phase=Phase.TRAIN, cost_kept=pytest.approx(0.65 * 0.7), parent=2)
