@@ -28,7 +28,7 @@ import torch
 from edgec.pipeline.compress import policy
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Groups, Selection
-from edgec.pipeline.compress.count import cost, layers, widths
+from edgec.pipeline.compress.count import cost, device_of, layers, widths
 from edgec.pipeline.compress.evidence import Right, accuracy_from, estimate_from, paired_drop, right_from
 from edgec.pipeline.compress.groups import OUTPUT, find_groups
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
@@ -46,7 +46,7 @@ from torch import Tensor, nn
 Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
 """Trains a cut network, given the fraction of the cost that was just cut; returns it, or it and the number of images it saw.
 
-A CompressionError from it (NaN loss) rejects the round; the search goes on from the last good network.
+It may train the network in place; what it returns has the same structure. A CompressionError from it (NaN loss) rejects the round; the search goes on from the last good network.
 """
 
 Evaluate = Callable[[nn.Module], Any]
@@ -103,8 +103,6 @@ class _Network:
     groups: Groups
     price: CountedCost
     scores: Scores | None = None
-    latencies: dict[Digest, tuple[Estimate, Estimate]] = field(default_factory=dict)
-    """Measured ratio and seconds, by selection."""
     tried: dict[Phase, set[Digest]] = field(default_factory=lambda: {Phase.PROBE: set(), Phase.TRAIN: set()})
     """Selections."""
 
@@ -122,6 +120,8 @@ class _Run:
     """Of the dense network."""
     networks: dict[int, _Network]
     """Accepted networks by their place in the history."""
+    latencies: dict[Digest, tuple[Estimate, Estimate]] = field(default_factory=dict)
+    """Measured ratio and seconds, by widths: networks of one shape are measured once."""
 
 
 class AAP:
@@ -154,7 +154,7 @@ class AAP:
         by_macs = constraints.latency_ratio is not None or (constraints.macs_ratio is not None and constraints.params_ratio is None)
         self._unit = unit or (CostUnit.MACS if by_macs else CostUnit.PARAMETERS)
         self._seed = seed
-        self._example = example_input
+        self._example = example_input.to(device_of(model))
         self._shape = tuple(example_input.shape[1:])
         images, labels = (None if part is None else part[: self._settings.samples] for part in calibration)
         assert images is not None
@@ -272,14 +272,15 @@ class AAP:
         if kept is not None:
             done: _Cut = adapter(_Cut).validate_python(kept[1])
             if done.latency_ratio is not None and done.latency_s is not None:
-                network.latencies[Selection(groups=network.groups, removed=done.removed).digest] = done.latency_ratio, done.latency_s
+                run.latencies[digest_of_json(done.widths)] = done.latency_ratio, done.latency_s
             return done
         started = time.monotonic()
         selection = self._select(network, step.cost_kept)
         narrow = cut(network.module, selection)
-        if run.probe is not None and measured and selection and selection.digest not in network.latencies:
-            network.latencies[selection.digest] = run.probe(narrow)
-        ratio, seconds = network.latencies.get(selection.digest, (None, None))
+        shape = digest_of_json(widths(narrow))
+        if run.probe is not None and measured and selection and shape not in run.latencies:
+            run.latencies[shape] = run.probe(narrow)
+        ratio, seconds = run.latencies.get(shape, (None, None))
         done = _Cut(
             removed=dict(selection.removed),
             threshold=selection.threshold,

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from edgec.pipeline.compress.channels import Group, Groups, Member, Selection, Side
-from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, evaluating, run
+from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, evaluating, run, widths
 from edgec.pipeline.compress.surgery import copy_of, cut, is_depthwise, mask, reason_uncuttable
 from edgec.pipeline.core.errors import CompressionError, ModelError
 from torch import Tensor, nn
@@ -54,7 +54,7 @@ def find_groups(module: nn.Module, example: Tensor, *, protect: Sequence[str] = 
         order = _order(subject, example)
         found = _trace(subject, example, order)
         last = {w for each in found if each.group.reason == OUTPUT for w in each.group.writers}
-        groups = [_judged(each, protect=protect, stream=stream, last=last) for each in found]
+        groups = [_judged(each, protect=protect, stream=stream, last=last) for each in found] + _untraced(subject, order, found)
         groups.sort(key=lambda g: order.get(g.name, len(order)))
         return _proved(subject, example, Groups(tuple(groups)))
 
@@ -106,7 +106,25 @@ def _trace(module: nn.Module, example: Tensor, order: dict[str, int]) -> list[_F
             hint="replace the operation named here, or leave this network unpruned: [prune] enabled = false",
             context={"place": _place(error)},
         ) from error
+    if not any(roots):
+        raise ModelError(
+            "the network's channel dependencies cannot be traced: its output has no gradient",
+            hint="take detach(), no_grad() and argmax() out of the network's forward",
+            context={"place": "the network's output"},
+        )
     return [_found(graph, offered, order, roots) for offered in offers]
+
+
+def _untraced(module: nn.Module, order: dict[str, int], found: Sequence[_Found]) -> list[Group]:
+    """Layers that ran and that no traced group computes, each listed as protected."""
+    traced = {writer for each in found for writer in each.group.writers}
+    width = widths(module)
+    reason = "not traced: no gradient reaches it from the network's output"
+    return [
+        Group(name=name, channels=width[name], members=(), writers=(name,), prunable=False, reason=reason)
+        for name in order
+        if name in width and name not in traced
+    ]
 
 
 def _place(error: BaseException) -> str:
@@ -136,10 +154,12 @@ def _found(graph: Any, offered: Any, order: dict[str, int], roots: set[Any]) -> 
             continue
         positions: list[list[int]] = [[] for _ in range(channels)]
         for index, root in zip(item.idxs, item.root_idxs, strict=True):
-            positions[root].append(index)
+            if root is not None:  # the library loses track behind some reshapes
+                positions[root].append(index)
         side = Side.CHANNEL if is_out and is_in else Side.OUT if is_out else Side.IN
         members.append(Member(layer=name, side=side, positions=tuple(tuple(sorted(p)) for p in positions)))
-        why = reason_uncuttable(node.module) or ("its channels are not spread evenly" if len({len(p) for p in positions}) > 1 else "")
+        even = len({len(p) for p in positions}) == 1 and len(positions[0]) > 0
+        why = reason_uncuttable(node.module) or ("" if even else "which of its places belong to which channel is not known")
         uncuttable = uncuttable or (why and f"{name}: {why}")
     writers = [m.layer for m in members if m.side is Side.OUT or (m.side is Side.CHANNEL and is_depthwise(layers[m.layer]))]
     writers.sort(key=lambda name: order.get(name, len(order)))

@@ -45,7 +45,7 @@ class _Line:
         return len(self.order) - self.gone
 
     def next_width(self) -> int:
-        """The width after one more cut: the next multiple of `round_to` below, or None's place: the same width when the floor holds."""
+        """The width after one more cut, the next multiple of `round_to` below; the same width when the floor holds it."""
         below = (self.width - 1) // self.round_to * self.round_to
         return below if below >= self.floor else self.width
 

@@ -1,0 +1,393 @@
+"""The search on a real network: 4 classes of noisy 12 x 12 images, a small VGG, seconds on one thread."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from edgec.pipeline.compress import aap as aap_module
+from edgec.pipeline.compress.aap import AAP, PruneResult
+from edgec.pipeline.compress.channel_cost import CostUnit
+from edgec.pipeline.compress.count import cost
+from edgec.pipeline.compress.evidence import paired_drop
+from edgec.pipeline.compress.rounds import RoundFolder, digest_of_tensors
+from edgec.pipeline.core.codec import json_from
+from edgec.pipeline.core.errors import CompressionError
+from edgec.pipeline.core.records import Constraints, Estimate, Round
+from edgec.pipeline.core.settings import PruneSettings
+from torch import Tensor, nn
+
+torch.set_num_threads(1)
+SHAPE = (1, 12, 12)
+
+
+def images(n: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Stripes across, stripes down, a chequerboard, a blob; each shifted at random, with noise of 2.2 times its size."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(4, (n,), generator=generator)
+    shift = torch.randint(4, (n, 2), generator=generator)
+    row, column = torch.meshgrid(torch.arange(12), torch.arange(12), indexing="ij")
+    down, across = (row[None] + shift[:, 0, None, None]) // 2 % 2, (column[None] + shift[:, 1, None, None]) // 2 % 2
+    blob = ((row[None] - 4 - shift[:, 0, None, None]) ** 2 + (column[None] - 4 - shift[:, 1, None, None]) ** 2 < 9).long()
+    patterns = torch.stack([down, across, down ^ across, blob], dim=1).float()
+    picture = patterns[torch.arange(n), labels] * 2 - 1
+    return (picture + 2.2 * torch.randn(n, 12, 12, generator=generator)).unsqueeze(1), labels
+
+
+class TinyVGG(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 1
+        for outputs in (16, 24, 32):
+            layers += [
+                nn.Conv2d(inputs, outputs, 3, padding=1, bias=False),
+                nn.BatchNorm2d(outputs),
+                nn.ReLU(inplace=True),
+                nn.MaxPool2d(2),
+            ]
+            inputs = outputs
+        self.features = nn.Sequential(*layers, nn.Flatten())
+        self.classifier = nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x))
+
+
+TRAIN, VALIDATION, TEST = images(2048, 0), images(1000, 1), images(2000, 2)
+
+
+def train(network: nn.Module, epochs: int = 1, lr: float = 0.02) -> nn.Module:
+    optimizer = torch.optim.SGD(network.parameters(), lr=lr, momentum=0.9)
+    network.train()
+    for _ in range(epochs):
+        for batch in torch.randperm(len(TRAIN[0])).split(64):
+            optimizer.zero_grad()
+            F.cross_entropy(network(TRAIN[0][batch]), TRAIN[1][batch]).backward()
+            optimizer.step()
+    return network
+
+
+@torch.no_grad()
+def right(network: nn.Module, split: tuple[Tensor, Tensor] = VALIDATION) -> Tensor:
+    return network.eval()(split[0]).argmax(1) == split[1]
+
+
+@pytest.fixture(scope="module")
+def dense() -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return train(TinyVGG(), epochs=3, lr=0.05).eval()
+
+
+def search(dense: nn.Module, constraints: Constraints, settings: PruneSettings | None = None, **options) -> AAP:
+    return AAP(dense, TRAIN[0][:1], calibration=TRAIN, constraints=constraints, settings=settings or PruneSettings(round_to=1), **options)
+
+
+def recover(network: nn.Module, _cut: float) -> tuple[nn.Module, int]:
+    return train(network), len(TRAIN[0])
+
+
+def by_macs(dense: nn.Module, counter: list[float] | None = None):
+    """A probe that takes MACs for time, with an interval of 1 %."""
+    whole = cost(dense, SHAPE).macs
+
+    def probe(candidate: nn.Module) -> tuple[Estimate, Estimate]:
+        ratio = 0.2 + 0.8 * cost(candidate, SHAPE).macs / whole
+        if counter is not None:
+            counter.append(ratio)
+        return Estimate(value=ratio, low=0.99 * ratio, high=1.01 * ratio), Estimate(value=ratio * 1e-3)
+
+    return probe
+
+
+def test_accuracy_bound_shrinks_the_network_and_holds_on_data_that_no_decision_saw(dense):
+    before = digest_of_tensors(dense.state_dict())
+    seen: list[Round] = []
+    result = search(dense, Constraints(accuracy_drop=0.02), PruneSettings(round_to=1, max_rounds=5)).run(
+        recover=recover, evaluate=right, on_round=seen.append
+    )
+    assert 0.9 < float(right(dense, TEST).float().mean()) < 0.99
+    assert result.met
+    assert cost(result.module, SHAPE).parameters < 0.5 * cost(dense, SHAPE).parameters
+    drop, error = paired_drop(right(dense, TEST).numpy(), right(result.module, TEST).numpy())
+    assert drop <= 0.02 + error
+    assert digest_of_tensors(dense.state_dict()) == before
+    assert tuple(seen) == result.rounds
+
+
+def test_rounds_carry_their_books(dense):
+    result = search(dense, Constraints(accuracy_drop=0.02), PruneSettings(round_to=1, max_rounds=2)).run(recover=recover, evaluate=right)
+    first, second = result.rounds
+    assert (first.parent, second.parent) == (digest_of_tensors(dense.state_dict()), first.checkpoint)
+    assert (first.index, first.asked_cost_kept) == (1, pytest.approx(0.7))
+    assert first.cost.parameters <= 0.7 * cost(dense, SHAPE).parameters
+    assert first.trained_images == 2048
+    assert first.threshold > 0
+    assert first.widths["classifier"] == 4
+    assert first.accuracy is not None
+    assert first.accuracy_drop is not None
+    assert first.accuracy_drop.value == pytest.approx((int(right(dense).sum()) - first.accuracy.correct) / 1000)
+    assert result.module is not dense
+    assert result.chosen == second.index
+    assert second.cost == cost(result.module, SHAPE)
+    assert second.checkpoint == digest_of_tensors(result.module.state_dict())
+
+
+def test_latency_bound_is_measured_before_training_and_met(dense):
+    measured: list[float] = []
+    trained: list[int] = []
+
+    def slow(network: nn.Module, cut: float) -> nn.Module:
+        trained.append(len(measured))
+        return train(network)
+
+    result = search(dense, Constraints(latency_ratio=0.5)).run(recover=slow, evaluate=right, probe=by_macs(dense, measured))
+    assert result.met
+    chosen = next(r for r in result.rounds if r.index == result.chosen)
+    assert chosen.latency_ratio is not None
+    assert chosen.latency_ratio.high <= 0.5
+    assert chosen.latency_ratio.value >= 0.4
+    assert trained[0] >= 2
+    assert len(trained) == sum(r.checkpoint is not None for r in result.rounds) <= 3
+    shapes = {tuple(r.widths.items()) for r in result.rounds}
+    assert len(measured) == len(shapes)
+    assert all(r.accuracy is None for r in result.rounds if r.checkpoint is None)
+
+
+def test_same_seed_gives_the_same_network(dense):
+    results = [
+        search(dense, Constraints(params_ratio=0.5), seed=7).run(recover=recover, evaluate=right).rounds[-1].checkpoint for _ in range(2)
+    ]
+    assert results[0] == results[1]
+
+
+class Killed(BaseException):
+    pass
+
+
+def without_time(result: PruneResult) -> list[dict]:
+    return [json_from(replace(r, wall_s=0.0)) for r in result.rounds]
+
+
+def test_search_killed_at_any_instant_goes_on_to_the_same_result(dense, tmp_path):
+    constraints, settings = Constraints(latency_ratio=0.5, accuracy_drop=0.05), PruneSettings(round_to=2)
+    whole = search(dense, constraints, settings).run(recover=recover, evaluate=right, probe=by_macs(dense), recipe="one epoch")
+    calls = {"recover": 0, "probe": 0}
+    fuse = [0]
+
+    def burning(name, function):
+        def call(*args):
+            fuse[0] -= 1
+            if fuse[0] < 0:
+                raise Killed
+            calls[name] += 1
+            return function(*args)
+
+        return call
+
+    result = None
+    for _ in range(40):
+        fuse[0] = 1
+        try:
+            result = search(dense, constraints, settings).run(
+                recover=burning("recover", recover),
+                evaluate=right,
+                probe=burning("probe", by_macs(dense)),
+                store=RoundFolder(tmp_path),
+                recipe="one epoch",
+            )
+            break
+        except Killed:
+            continue
+    assert result is not None
+    assert without_time(result) == without_time(whole)
+    assert digest_of_tensors(result.module.state_dict()) == digest_of_tensors(whole.module.state_dict())
+    assert calls["recover"] == sum(r.checkpoint is not None for r in whole.rounds)
+    assert calls["probe"] <= len(whole.rounds)
+
+
+def test_search_ended_by_kill_minus_9_goes_on(dense, tmp_path):
+    script = textwrap.dedent("""
+        import os, signal, sys
+        from test_aap import *
+
+        dense = TinyVGG()
+        dense.load_state_dict(torch.load(sys.argv[1] + "/dense.pt"))
+
+        def die_in_the_second_round(network, cut):
+            if list(Path(sys.argv[1]).glob("*.safetensors")):
+                train(network)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return recover(network, cut)
+
+        store = RoundFolder(Path(sys.argv[1]))
+        search(dense, Constraints(params_ratio=0.5)).run(recover=die_in_the_second_round, evaluate=right, store=store)
+    """)
+    torch.save(dense.state_dict(), tmp_path / "dense.pt")
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    dead = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": paths}
+    )
+    assert dead.returncode == -signal.SIGKILL, dead.stderr
+    assert len(list(tmp_path.glob("*.safetensors"))) == 1
+    calls: list[float] = []
+
+    def counted(network: nn.Module, cut: float) -> tuple[nn.Module, int]:
+        calls.append(cut)
+        return recover(network, cut)
+
+    resumed = search(dense, Constraints(params_ratio=0.5)).run(recover=counted, evaluate=right, store=RoundFolder(tmp_path))
+    whole = search(dense, Constraints(params_ratio=0.5)).run(recover=recover, evaluate=right)
+    assert len(calls) == 1
+    assert without_time(resumed) == without_time(whole)
+
+
+def test_kept_steps_of_another_recipe_or_seed_are_not_used(dense, tmp_path):
+    calls: list[float] = []
+
+    def counted(network: nn.Module, cut: float) -> nn.Module:
+        calls.append(cut)
+        return network
+
+    def run(recipe: str, seed: int) -> int:
+        calls.clear()
+        search(dense, Constraints(params_ratio=0.75), seed=seed).run(
+            recover=counted, evaluate=right, store=RoundFolder(tmp_path), recipe=recipe
+        )
+        return len(calls)
+
+    assert [run("a", 0), run("a", 0), run("b", 0), run("a", 1)] == [1, 0, 1, 1]
+
+
+def test_training_that_fails_rejects_the_round_with_its_reason(dense):
+    calls: list[float] = []
+
+    def nan_after_large_cuts(network: nn.Module, cut: float) -> nn.Module:
+        calls.append(cut)
+        if cut > 0.2:
+            raise CompressionError("the loss is NaN in epoch 1")
+        return train(network)
+
+    result = search(dense, Constraints(accuracy_drop=0.05), PruneSettings(round_to=1, max_rounds=3)).run(
+        recover=nan_after_large_cuts, evaluate=right
+    )
+    first = result.rounds[0]
+    assert (first.accepted, first.checkpoint, first.accuracy) == (False, None, None)
+    assert "the loss is NaN" in first.reason
+    assert result.rounds[1].parent == first.parent
+    assert result.rounds[1].accepted
+    assert result.chosen > 1
+
+
+def test_weights_that_are_not_finite_are_a_failed_training(dense):
+    def broken(network: nn.Module, _cut: float) -> nn.Module:
+        network.classifier.weight.data[0] = float("nan")
+        return network
+
+    result = search(dense, Constraints(params_ratio=0.75)).run(recover=broken, evaluate=right)
+    assert not result.met
+    assert result.module is dense
+    assert "classifier.weight" in result.rounds[-1].reason
+
+
+def test_objective_that_the_dense_network_meets_trains_nothing(dense):
+    result = search(dense, Constraints(latency_ratio=1.0)).run(recover=None, evaluate=right, probe=by_macs(dense))
+    assert (result.met, result.module, result.rounds, result.chosen) == (True, dense, (), 0)
+
+
+def test_objective_out_of_reach_gives_the_nearest_and_says_so(dense):
+    result = search(dense, Constraints(latency_ratio=0.15)).run(recover=None, evaluate=right, probe=by_macs(dense))
+    assert not result.met
+    assert "no cut that the floors allow" in result.reason
+    assert len(result.rounds) >= 1
+
+
+def test_dense_network_is_the_answer_when_no_cut_keeps_the_accuracy(dense):
+    def forget(network: nn.Module, _cut: float) -> nn.Module:
+        nn.init.zeros_(network.classifier.weight)
+        return network
+
+    result = search(dense, Constraints(accuracy_drop=0.01)).run(recover=forget, evaluate=right)
+    assert (result.module, result.chosen, any(r.accepted for r in result.rounds)) == (dense, 0, False)
+
+
+def test_unlabelled_calibration_works_with_attention_and_is_refused_by_the_gradient(dense):
+    unlabelled = (TRAIN[0], None)
+    options = {"calibration": unlabelled, "constraints": Constraints(params_ratio=0.75)}
+    result = AAP(dense, TRAIN[0][:1], settings=PruneSettings(criterion="att", round_to=1), **options).run(recover=recover, evaluate=right)
+    assert result.met
+    with pytest.raises(CompressionError, match="needs labels"):
+        AAP(dense, TRAIN[0][:1], **options).run(recover=recover, evaluate=right)
+
+
+@pytest.mark.parametrize("criterion", ["attg2", "att", "l2", "random"])
+def test_every_criterion_meets_a_size(dense, criterion):
+    settings = PruneSettings(criterion=criterion, round_to=4)
+    result = search(dense, Constraints(params_ratio=0.6), settings).run(recover=lambda network, _: network, evaluate=right)
+    assert result.met
+    assert 0.4 <= cost(result.module, SHAPE).parameters / cost(dense, SHAPE).parameters <= 0.6
+    assert all(result.rounds[-1].widths[name] % 4 == 0 for name in ("features.0", "features.4", "features.8"))
+
+
+def test_unit_follows_the_objective(dense):
+    result = search(dense, Constraints(macs_ratio=0.6)).run(recover=lambda network, _: network, evaluate=right)
+    assert result.met
+    assert 0.55 <= cost(result.module, SHAPE).macs / cost(dense, SHAPE).macs <= 0.6
+    asked = search(dense, Constraints(accuracy_drop=1.0), PruneSettings(max_rounds=1), unit=CostUnit.MACS)
+    rounds = asked.run(recover=lambda network, _: network, evaluate=right).rounds
+    assert rounds[0].cost.macs <= 0.7 * cost(dense, SHAPE).macs < rounds[0].cost.macs * 1.1
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"constraints": Constraints()}, "asks nothing"),
+        ({"constraints": Constraints(latency_ratio=0.0)}, "no network meets"),
+        ({"constraints": Constraints(accuracy_drop=-0.01)}, "asks for a gain"),
+        ({"settings": PruneSettings(criterion="taylor")}, "no criterion"),
+        ({"settings": PruneSettings(protect=("features.0", "features.4", "features.8"))}, "nothing in this network can be pruned"),
+        ({"settings": PruneSettings(protect=("features.99",))}, "does not have"),
+        ({"calibration": (TRAIN[0][:0], TRAIN[1][:0])}, "empty"),
+        ({"calibration": (TRAIN[0], TRAIN[1][:10])}, "have 10 labels"),
+    ],
+)
+def test_bad_input_is_told_before_anything_runs(dense, change, match):
+    options = {"calibration": TRAIN, "constraints": Constraints(accuracy_drop=0.01)} | change
+    with pytest.raises(CompressionError, match=match):
+        AAP(dense, TRAIN[0][:1], **options)
+
+
+def test_latency_bound_without_a_probe_is_told(dense):
+    with pytest.raises(CompressionError, match="needs a probe"):
+        search(dense, Constraints(latency_ratio=0.5)).run(recover=recover, evaluate=right)
+
+
+@pytest.mark.parametrize("answer", [torch.tensor(0.9), torch.zeros(0, dtype=torch.bool), np.zeros((3, 2), dtype=bool)])
+def test_evaluate_that_gives_no_value_per_image_is_told(dense, answer):
+    with pytest.raises(CompressionError, match="evaluate gave"):
+        search(dense, Constraints(params_ratio=0.5)).run(recover=recover, evaluate=lambda _: answer)
+
+
+def test_example_in_the_docstring_runs(dense, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = aap_module.__doc__.split("::\n", 1)[1].split("\n\nMethod:")[0]
+    world = {
+        "model": copy.deepcopy(dense),
+        "images": TRAIN[0],
+        "labels": TRAIN[1],
+        "held_out": VALIDATION[0],
+        "held_out_labels": VALIDATION[1],
+        "train": lambda network, epochs: network if epochs == 2 else None,
+    }
+    exec(textwrap.dedent(text), world)
+    assert isinstance(world["result"], PruneResult)
+    assert (tmp_path / "pruned.pt").exists()

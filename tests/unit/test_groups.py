@@ -1,0 +1,164 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from edgec.pipeline.compress.channels import Side
+from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
+from edgec.pipeline.core.errors import CompressionError, ModelError
+from pruning_zoo import Bottleneck, Chain, Concat, Inverted, ResNet
+from torch import Tensor, nn
+
+X = torch.zeros(1, 1, 8, 8)
+
+
+def free(network: nn.Module, **options) -> list[str]:
+    return [g.name for g in find_groups(network, X, **options).prunable]
+
+
+def test_every_group_of_a_chain_is_free_but_the_output():
+    groups = find_groups(Chain(), X)
+    assert [g.name for g in groups.prunable] == ["features.0", "features.4", "hidden"]
+    assert groups.protected == {"classifier": OUTPUT}
+
+
+def test_only_the_inside_of_a_basic_block_is_free():
+    groups = find_groups(ResNet(n=2), X)
+    assert [g.name for g in groups.prunable] == [f"blocks.{i}.conv1" for i in range(6)]
+    assert groups.protected == {"stem.0.0": STREAM, "blocks.2.conv2": STREAM, "blocks.4.conv2": STREAM, "fc": OUTPUT}
+
+
+def test_streams_are_free_when_asked_for():
+    names = free(ResNet(n=2), stream=True)
+    assert {"stem.0.0", "blocks.2.conv2", "blocks.4.conv2"} <= set(names)
+
+
+def test_bottleneck_has_two_inner_groups():
+    assert free(Bottleneck()) == ["reduce.0", "middle.0"]
+
+
+def test_expansion_and_depthwise_are_one_group_named_after_the_expansion():
+    groups = {g.name: g for g in find_groups(Inverted(), X).prunable}
+    assert groups["second.0.0"].writers == ("second.0.0", "second.2.0")
+    assert [g for g in groups if g.startswith(("first", "second"))] == ["first.0.0", "second.0.0"]
+
+
+def test_flatten_gives_every_channel_its_columns():
+    group = next(g for g in find_groups(Chain(), X) if g.name == "features.4")
+    member = next(m for m in group.members if m.layer == "hidden")
+    assert (member.side, member.positions[3]) == (Side.IN, (12, 13, 14, 15))
+
+
+def test_branches_of_a_concatenation_are_groups_of_their_own():
+    groups = {g.name: g for g in find_groups(Concat(), X)}
+    read = next(m for m in groups["right"].members if m.layer == "both")
+    assert read.positions == tuple((6 + c,) for c in range(8))
+    assert groups["left"].prunable
+    assert groups["both"].feeds_output
+
+
+def test_protect_names_the_layer_or_the_nearest():
+    assert free(Chain(), protect=["features.4"]) == ["features.0", "hidden"]
+    with pytest.raises(CompressionError) as caught:
+        find_groups(Chain(), X, protect=["hiden"])
+    assert "hidden" in caught.value.hint
+
+
+def test_protecting_a_depthwise_convolution_protects_its_expansion():
+    assert "second.0.0" not in free(Inverted(), protect=["second.2.0"])
+
+
+class Gated(nn.Module):
+    """What follows the first convolution does not keep a silent channel silent."""
+
+    def __init__(self, gate) -> None:
+        super().__init__()
+        self.a, self.b, self.fc, self.gate = nn.Conv2d(1, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 3), gate
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.b(self.gate(self.a(x)))).mean(dim=(2, 3)))
+
+
+def test_group_whose_silence_does_not_arrive_is_protected():
+    groups = find_groups(Gated(torch.sigmoid), X)
+    assert [g.name for g in groups.prunable] == ["b"]
+    assert "not the same as silencing" in groups.protected["a"]
+
+
+def test_channel_shuffle_is_never_cut_wrongly():
+    def shuffle(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+    assert [g.name for g in find_groups(Gated(shuffle), X).prunable] == ["b"]
+
+
+def test_channels_that_meet_the_input_are_protected():
+    class Meets(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.fc = nn.Conv2d(1, 8, 3, padding=1), nn.Linear(8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc(F.relu(self.a(x) + x.expand(-1, 8, -1, -1).contiguous()).mean(dim=(2, 3)))
+
+    groups = find_groups(Meets(), X)
+    assert groups.prunable == ()
+    assert groups.protected["a"].startswith("without half of its channels")
+
+
+def test_grouped_convolution_is_protected_by_its_kind():
+    groups = find_groups(Gated(nn.Conv2d(8, 8, 1, groups=2)), X)
+    assert "grouped convolution" in groups.protected["a"]
+
+
+def test_wrong_group_in_a_branch_with_gammas_of_zero_is_seen():
+    class Branch(Gated):
+        def __init__(self) -> None:
+            super().__init__(torch.sigmoid)
+            self.stem, self.norm = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)
+            nn.init.zeros_(self.norm.weight)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.fc((self.stem(x)[:, :, 1:-1, 1:-1] + self.norm(self.b(self.gate(self.a(x))))).mean(dim=(2, 3)))
+
+    assert "a" in find_groups(Branch(), X).protected
+
+
+def test_network_is_not_touched_and_may_be_frozen():
+    network = ResNet().train().requires_grad_(False)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    assert len(find_groups(network, X).prunable) == 3
+    assert network.training
+    assert not any(p.requires_grad for p in network.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_network_that_cannot_run_names_the_place():
+    network = Chain()
+    network.features[4] = nn.Conv2d(5, 12, 3)
+    with pytest.raises(ModelError, match=r"in features\.4"):
+        find_groups(network, X)
+
+
+def test_network_with_two_outputs_is_refused():
+    class Two(Chain):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            return super().forward(x), x
+
+    with pytest.raises(ModelError, match="gives a tuple"):
+        find_groups(Two(), X)
+
+
+def test_network_whose_output_has_no_history_cannot_be_traced():
+    class Detached(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).detach()
+
+    with pytest.raises(ModelError, match="cannot be traced") as caught:
+        find_groups(Detached(), X)
+    assert caught.value.context["place"]
+
+
+def test_layers_in_front_of_a_detach_are_listed_as_not_traced():
+    groups = find_groups(Gated(Tensor.detach), X)
+    assert [g.name for g in groups.prunable] == ["b"]
+    assert "not traced" in groups.protected["a"]
