@@ -9,6 +9,9 @@ from edgec.pipeline.compress.fake_quant import BINS, activation_grid
 from edgec.pipeline.core.errors import CompressionError, ModelError
 from torch import Tensor, fx
 
+_CHUNK = 2**24
+"""histc counts in float32, which is exact up to here."""
+
 Batch = Tensor | tuple[Tensor, ...]
 """What the network's forward takes: one tensor, or one for each input."""
 
@@ -82,4 +85,7 @@ class _Histograms(_Observer):
     def see(self, name: str, value: Tensor) -> None:
         low, high = self.extremes[name]
         if low < high:
-            self.counts[name] += torch.histc(value[value != 0].float(), BINS, low, high).double().numpy()
+            for part in value.flatten().float().split(_CHUNK):
+                self.counts[name] += torch.histc(part, BINS, low, high).double().numpy()
+            zeros = value.numel() - int(value.count_nonzero())
+            self.counts[name] -= zeros * torch.histc(torch.zeros(1), BINS, low, high).double().numpy()

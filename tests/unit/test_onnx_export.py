@@ -5,21 +5,17 @@ import onnx
 import pytest
 import torch
 from edgec.pipeline.backends.onnxruntime import BACKEND, islands
-from edgec.pipeline.compress.quantise import QuantNet, quantise
+from edgec.pipeline.compress.quantise import quantise
 from edgec.pipeline.core.errors import LoweringError, ModelError
 from edgec.pipeline.core.records import Precision, TensorSpec
 from edgec.pipeline.core.settings import QuantiseSettings
 from edgec.pipeline.onnx_export import export_float, export_quantised
-from nets import NETS, gratings, trained
+from nets import NETS, calibration, gratings, quantised, trained
 from onnx import numpy_helper
 from torch import Tensor, nn
 
 INPUTS = (TensorSpec(name="input", shape=(None, 1, 12, 12)),)
-CALIBRATION = list(gratings(256, seed=3)[0].split(64))
-
-
-def quantised(name: str, bits: int = 8) -> QuantNet:
-    return quantise(trained(name), CALIBRATION[0][:1], CALIBRATION, settings=QuantiseSettings(), bits=bits)
+CALIBRATION = calibration()
 
 
 def outputs(net: nn.Module, x: Tensor) -> np.ndarray:
