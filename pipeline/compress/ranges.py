@@ -9,6 +9,9 @@ from edgec.pipeline.compress.fake_quant import BINS, activation_grid
 from edgec.pipeline.core.errors import CompressionError, ModelError
 from torch import Tensor, fx
 
+_CHUNK = 2**24
+"""histc counts in float32, which is exact up to here."""
+
 Batch = Tensor | tuple[Tensor, ...]
 """What the network's forward takes: one tensor, or one for each input."""
 
@@ -72,7 +75,7 @@ class _Extremes(_Observer):
 
 
 class _Histograms(_Observer):
-    """Counts of the values other than 0 (which every grid holds exactly)."""
+    """Counts in equal bins between the extremes."""
 
     def __init__(self, folded: fx.GraphModule, extremes: Mapping[str, tuple[float, float]]) -> None:
         super().__init__(folded, tuple(extremes))
@@ -82,4 +85,5 @@ class _Histograms(_Observer):
     def see(self, name: str, value: Tensor) -> None:
         low, high = self.extremes[name]
         if low < high:
-            self.counts[name] += torch.histc(value[value != 0].float(), BINS, low, high).double().numpy()
+            for part in torch.split(value.flatten().float(), _CHUNK):
+                self.counts[name] += torch.histc(part, BINS, low, high).double().numpy()

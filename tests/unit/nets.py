@@ -1,8 +1,11 @@
 """Small networks and a small task that several test files share."""
 
+import copy
 import functools
 
 import torch
+from edgec.pipeline.compress.quantise import QuantNet, quantise
+from edgec.pipeline.core.settings import QuantiseSettings
 from torch import Tensor, nn
 
 
@@ -107,3 +110,19 @@ def trained(name: str) -> nn.Module:
             nn.functional.cross_entropy(net(x), y).backward()
             optimiser.step()
     return net.eval()
+
+
+def calibration() -> list[Tensor]:
+    """256 images in batches of 64."""
+    return list(gratings(256, seed=3)[0].split(64))
+
+
+def quantised(name: str, bits: int = 8) -> QuantNet:
+    """A trained network with static ranges; the caller's own."""
+    return copy.deepcopy(_quantised(name, bits))
+
+
+@functools.cache
+def _quantised(name: str, bits: int) -> QuantNet:
+    batches = calibration()
+    return quantise(trained(name), batches[0][:1], batches, settings=QuantiseSettings(), bits=bits)

@@ -4,21 +4,18 @@ import numpy as np
 import onnx
 import pytest
 from edgec.pipeline.backends.onnxruntime import BACKEND
-from edgec.pipeline.compress.quantise import QuantNet, quantise
+from edgec.pipeline.compress.quantise import QuantNet
 from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.records import TensorSpec
-from edgec.pipeline.core.settings import QuantiseSettings
 from edgec.pipeline.onnx_export import export_quantised
 from edgec.pipeline.qdq import Grid, insert
-from nets import gratings, trained
+from nets import gratings, quantised
 from onnx import TensorProto, helper, numpy_helper
-
-CALIBRATION = list(gratings(256, seed=3)[0].split(64))
 
 
 def test_integer_simulation_reproduces_onnxruntime(tmp_path: Path) -> None:
     """Integers in plain loops, requantised in float64. onnxruntime multiplies in float32: a few values fall on the other side of a tie."""
-    net = quantise(trained("vgg"), CALIBRATION[0][:1], CALIBRATION, settings=QuantiseSettings())
+    net = quantised("vgg")
     path = export_quantised(net, (TensorSpec(name="input", shape=(None, 1, 12, 12)),), tmp_path / "q.onnx", dynamic_batch=True).path
     images = gratings(300, seed=2)[0].numpy()
     seen = BACKEND.infer(path, {"input": images})["output"]

@@ -4,19 +4,15 @@ from collections.abc import Callable
 import pytest
 import torch
 from edgec.pipeline.compress.fake_quant import SMALLEST_SCALE
-from edgec.pipeline.compress.quantise import QuantNet, load_quantised, quantise, rounded_bias
+from edgec.pipeline.compress.quantise import load_quantised, quantise, rounded_bias
 from edgec.pipeline.compress.scale_table import ScaleTable
 from edgec.pipeline.core.errors import CompressionError, ModelError
 from edgec.pipeline.core.records import Precision
 from edgec.pipeline.core.settings import QuantiseSettings
-from nets import NETS, MobileNetLike, ResNetLike, VGGLike, gratings, trained
+from nets import NETS, MobileNetLike, ResNetLike, VGGLike, calibration, gratings, quantised, trained
 from torch import Tensor, nn
 
-CALIBRATION = list(gratings(256, seed=3)[0].split(64))
-
-
-def quantised(name: str, bits: int = 8) -> QuantNet:
-    return quantise(trained(name), CALIBRATION[0][:1], CALIBRATION, settings=QuantiseSettings(), bits=bits)
+CALIBRATION = calibration()
 
 
 @pytest.mark.parametrize("name", NETS)
