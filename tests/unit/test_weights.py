@@ -21,12 +21,8 @@ def test_weights_score_what_their_card_says(card: Path) -> None:
     about = json.loads(card.read_text())
     torch.set_num_threads(1)
     spec, dataset = open_data(DataSettings(name="fashion-mnist-small"))
-    model = ModelSpec(
-        builder=about["builder"],
-        arguments=about["arguments"],
-        inputs=(TensorSpec(name="input", shape=(None, *about["input_shape"])),),
-        classes=10,
-    )
+    inputs = (TensorSpec(name="input", shape=(None, *about["input_shape"])),)
+    model = ModelSpec(builder=about["builder"], arguments=about["arguments"], inputs=inputs, classes=10)
     network = rebuild(model, load_tensors(card.with_suffix(".safetensors")))
     images, labels = dataset.arrays(Split.VALIDATION)
     correct, n = top1(predict(network, images[:N], spec.preprocess), labels[:N])
