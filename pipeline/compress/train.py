@@ -56,8 +56,6 @@ class Plan:
     """Peak of the schedule."""
     seed: int
     optimizer: Optimizer = Optimizer.SGD
-    exact: bool = False
-    """float32 throughout, whatever the settings say: fake quantisation needs it."""
     depends_on: tuple[str, ...] = ()
     """What else the result depends on, such as the loss and its teacher's digest: a checkpoint of another value is not continued."""
 
@@ -185,7 +183,7 @@ class _Run:
         self.per_epoch = n // self.batch
         self.total = round(plan.epochs * self.per_epoch)
         self.augment = settings.augment
-        self.bf16 = not plan.exact and uses_bf16(settings, module, self.device)
+        self.bf16 = uses_bf16(settings, module, self.device)
         self.file = work / f"{plan.name}.ckpt" if work else None
         self.digest = start_digest(module, samples, settings, plan) if work else ""
         _place(module, self.device, torch.channels_last).train()

@@ -283,14 +283,6 @@ def test_depthwise_networks_train_in_float32_by_default() -> None:
     assert not uses_bf16(replace(SETTINGS, precision="fp32"), vgg8(), cpu)
 
 
-def test_exact_plan_ignores_bf16() -> None:
-    a, b = small_net(), small_net()
-    exact = replace(PLAN, exact=True)
-    fit(a, small_samples(), loss=label_loss, plan=exact, settings=replace(SETTINGS, precision="bf16"), events=Progress())
-    fit(b, small_samples(), loss=label_loss, plan=PLAN, settings=replace(SETTINGS, precision="fp32"), events=Progress())
-    assert same(a, b)
-
-
 def test_a_short_training_on_real_images_beats_chance_by_far() -> None:
     spec, dataset = open_data(DataSettings(name="fashion-mnist-small"))
     images, labels = dataset.arrays(Split.TRAIN)
