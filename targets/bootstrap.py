@@ -21,6 +21,8 @@ SCRIPT = "; ".join(
         'p=$(command -v "$2") || say no-python - - - - -',
         'v=$("$p" -c "import sys; print(sys.version_info[0] * 100 + sys.version_info[1])" 2>/dev/null) || say no-python "$p" - - - -',
         'f=$1; case $f in "~") f=$HOME;; "~/"*) f=$HOME/${f#"~/"};; esac',
+        'o=$(ls -A "$f" 2>/dev/null | grep -v -x -e agents -e .edgec-folder.tmp | head -n 1)',
+        'if [ -n "$o" ] && [ ! -e "$f/.edgec-folder" ]; then say foreign "$p" "$v" "$f" - "$o"; fi',
         'm=$(mkdir -p "$f/agents" 2>&1) || say no-folder "$p" "$v" "$f" - "$m"',
         'm=$(cd "$f" 2>&1) || say no-folder "$p" "$v" "$f" - "$m"',
         'cd "$f"',
@@ -67,6 +69,9 @@ def read(line: str, name: str, folder: str, python: str, agent_bytes: int) -> Pl
         shown = ".".join(str(part) for part in divmod(int(version), 100)) if version.isdigit() else version
         what = f"{path} on {name} is Python {shown}; the agent needs 3.6 or newer"
         raise PythonMissing(what, hint="name another interpreter as `python` of the target", context=context)
+    if state == "foreign":
+        hint = "name an empty or a new `folder` of the target"
+        raise TargetError(f"{place} on {name} is not edgec's: it holds {said!r}; nothing was written", hint=hint, context=context)
     if state == "no-folder":
         if "Read-only file system" in said:
             raise DeviceReadOnly(f"the file system for {folder} on {name} is mounted read-only", context=context)

@@ -82,7 +82,7 @@ class StagedRelease:
     previous: bool
     """A rollback would activate this one."""
     size_bytes: int
-    staged_at_s: int
+    staged_at_s: float
     """The target's wall clock, seconds since 1970."""
 
 

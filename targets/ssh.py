@@ -1,5 +1,6 @@
 """A target over SSH: commands, files by SFTP, and the agent's lines on one connection."""
 
+import contextlib
 import shlex
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +16,8 @@ from edgec.targets.ssh_faults import broken, working
 
 STALL_S = 30.0
 """Patience with a transfer in which nothing moves."""
+END_S = 2.0
+"""Time for a command to end by itself once its input is closed."""
 BLOCK = 32768
 """The largest write that every SFTP server takes (draft-ietf-secsh-filexfer-02, section 3)."""
 
@@ -151,4 +154,9 @@ class SshPipe:
         return "signal" if code < 0 else f"status {code}"
 
     def close(self) -> None:
+        """Close its input, wait for it to end by itself (it frees the lock then), cut it off."""
+        if not self._channel.closed:
+            with contextlib.suppress(EOFError, OSError):  # the link is gone: nothing is left to be closed in order
+                self._channel.shutdown_write()
+                self._channel.status_event.wait(END_S)
         self._channel.close()

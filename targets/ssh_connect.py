@@ -7,6 +7,7 @@ import getpass
 import logging
 import shlex
 import socket
+import subprocess
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
@@ -61,12 +62,14 @@ def route_from(settings: TargetSettings) -> Route:
         ConfigError: the configuration cannot be read.
     """
     path = settings.ssh_config or Path("~/.ssh/config").expanduser()
-    config = paramiko.SSHConfig()
-    if settings.ssh_config is not None or path.is_file():
-        try:
-            config = paramiko.SSHConfig.from_path(str(path))
-        except (OSError, UnicodeDecodeError, paramiko.ConfigParseError) as error:
-            raise ConfigError(f"the SSH configuration {path} cannot be read: {error}") from error
+    # what comes first holds: so deploy.toml's port and user are also in the file's %p and %r
+    ours = [f"Port {settings.port}"] if settings.port else []
+    ours += [f"User {settings.user}"] if settings.user else []
+    try:
+        text = path.read_text() if settings.ssh_config is not None or path.is_file() else ""
+        config = paramiko.SSHConfig.from_text("\n".join([*ours, text]))
+    except (OSError, UnicodeDecodeError, paramiko.ConfigParseError) as error:
+        raise ConfigError(f"the SSH configuration {path} cannot be read: {error}") from error
     asked = settings.host or settings.name
     found: dict[str, Any] = dict(config.lookup(asked))
     host = str(found.get("hostname", asked))
@@ -76,8 +79,8 @@ def route_from(settings: TargetSettings) -> Route:
     command = str(found.get("proxycommand", "none"))
     return Route(
         host=host,
-        port=settings.port or int(found.get("port", 22)),
-        user=settings.user or str(found.get("user", getpass.getuser())),
+        port=int(found.get("port", 22)),
+        user=str(found.get("user", getpass.getuser())),
         alias=str(found.get("hostkeyalias", host)).lower(),
         identities=tuple(each.expanduser() for each in own or tuple(Path(key) for key in DEFAULT_KEYS)),
         only_identities=settings.identity_file is not None or str(found.get("identitiesonly", "no")).lower() == "yes",
@@ -115,13 +118,13 @@ def open_connection(
         if not connection.initial_kex_done:
             raise TimeoutError
         _check_host_key(route, connection.get_remote_server_key())
-        _authenticate(connection, route)
+        _authenticate(connection, route, stack)
         connection.set_keepalive(KEEPALIVE_S)
     return connection
 
 
 def _socket(settings: TargetSettings, route: Route, stack: ExitStack, passed: tuple[str, ...]) -> Any:
-    """A TCP socket, a channel through the jump hosts, or the ProxyCommand's pipe."""
+    """A TCP socket, a channel through the jump hosts, or a ProxyCommand's."""
     if route.jumps:
         # the last of the list is reached through those before it, the first one as its own configuration says
         hop = urlsplit(f"ssh://{route.jumps[-1]}")
@@ -131,9 +134,7 @@ def _socket(settings: TargetSettings, route: Route, stack: ExitStack, passed: tu
         stack.callback(channel.close)
         return channel
     if route.proxy_command:
-        proxy = paramiko.ProxyCommand(route.proxy_command)
-        stack.callback(proxy.close)
-        return proxy
+        return _command_socket(route.proxy_command, stack)
     try:
         sock = socket.create_connection((route.host, route.port), timeout=settings.connect_timeout_s)
     except TimeoutError as error:
@@ -143,6 +144,20 @@ def _socket(settings: TargetSettings, route: Route, stack: ExitStack, passed: tu
     if hasattr(socket, "TCP_USER_TIMEOUT"):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS)
     return sock
+
+
+def _command_socket(command: str, stack: ExitStack) -> socket.socket:
+    """The near end of a ProxyCommand, which has the far end as its input and output.
+
+    Paramiko's own ProxyCommand waits for full buffers and never sees the command's end.
+    """
+    near, far = socket.socketpair()
+    stack.callback(near.close)
+    with far:
+        process = subprocess.Popen(["/bin/sh", "-c", f"exec {command}"], stdin=far.fileno(), stdout=far.fileno(), start_new_session=True)
+    stack.callback(process.wait)
+    stack.callback(process.terminate)
+    return near
 
 
 def _known_keys(route: Route) -> list[paramiko.PKey]:
@@ -186,10 +201,10 @@ def _check_host_key(route: Route, key: paramiko.PKey) -> None:
     )
 
 
-def _authenticate(connection: paramiko.Transport, route: Route) -> None:
+def _authenticate(connection: paramiko.Transport, route: Route, stack: ExitStack) -> None:
     """Offer keys one by one: the SSH agent's, then those in files."""
     tried: list[str] = []
-    for label, key in _keys(route, tried):
+    for label, key in _keys(route, tried, stack):
         tried.append(f"{label} {key.fingerprint}")
         try:
             missing = connection.auth_publickey(route.user, key)
@@ -211,13 +226,15 @@ def _authenticate(connection: paramiko.Transport, route: Route) -> None:
     )
 
 
-def _keys(route: Route, tried: list[str]) -> Sequence[tuple[str, paramiko.PKey]]:
+def _keys(route: Route, tried: list[str], stack: ExitStack) -> Sequence[tuple[str, paramiko.PKey]]:
     """Keys in the order in which they are offered; what cannot be offered is noted in `tried`."""
     keys: list[tuple[str, paramiko.PKey]] = []
     public = [each.with_name(each.name + ".pub") for each in route.identities]
     ours = {path.read_text().split()[1] for path in public if path.is_file() and len(path.read_text().split()) > 1}
     try:
-        offered = [key for key in paramiko.Agent().get_keys() if not route.only_identities or key.get_base64() in ours]
+        agent = paramiko.Agent()
+        stack.callback(agent.close)
+        offered = [key for key in agent.get_keys() if not route.only_identities or key.get_base64() in ours]
         keys += [(f"SSH agent: {key.comment}", key) for key in offered]
     except (paramiko.SSHException, OSError) as error:
         tried.append(f"SSH agent: cannot be asked ({error})")

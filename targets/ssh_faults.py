@@ -15,7 +15,7 @@ from edgec.pipeline.core.errors import (
     HostUnreachable,
     TargetError,
 )
-from paramiko.ssh_exception import CouldNotCanonicalize, IncompatiblePeer, ProxyCommandFailure
+from paramiko.ssh_exception import CouldNotCanonicalize, IncompatiblePeer
 
 SLOW = "is it overloaded, or is something else listening there? `connect_timeout_s` of the target sets the patience"
 
@@ -38,8 +38,6 @@ def connecting(name: str, where: str, timeout_s: float) -> Iterator[None]:
         raise ConfigError(f"a known_hosts file has a line that cannot be read: {error.line}") from error
     except IncompatiblePeer as error:
         raise TargetError(f"{where} speaks no common SSH algorithm: {error}", hint="update its SSH server", context=context) from error
-    except ProxyCommandFailure as error:
-        raise HostUnreachable(f"the ProxyCommand for {name} failed: {error}", context=context) from error
     except paramiko.ChannelException as error:
         raise HostUnreachable(f"the jump host cannot reach {where}: {error}", context=context) from error
     except (paramiko.SSHException, EOFError) as error:

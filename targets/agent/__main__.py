@@ -11,7 +11,6 @@ from typing import List
 from edgec.targets.agent import network
 from edgec.targets.agent.folder import Folder
 from edgec.targets.agent.server import Server
-from edgec.targets.agent.wire import Failure
 
 
 def main(arguments: List[str]) -> int:
@@ -21,12 +20,7 @@ def main(arguments: List[str]) -> int:
     if arguments == ["--runner"]:
         return network.main(sys.stdin.buffer, replies)
     if len(arguments) == 2 and arguments[0] == "--folder":
-        try:
-            folder = Folder(arguments[1])
-        except Failure as failure:
-            print(failure.what, file=sys.stderr)
-            return 3
-        return Server(folder, sys.stdin.buffer, replies).run()
+        return Server(Folder(arguments[1]), sys.stdin.buffer, replies).run()
     print("usage: edgec-agent --folder PATH", file=sys.stderr)
     return 2
 

@@ -23,9 +23,10 @@ from edgec.targets.agent.wire import Failure
 MARKER_FILE = ".edgec-folder"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 DIGEST = re.compile(r"^[0-9a-f]{64}\Z")
+LEAVING_S = 2.0
+"""Patience with another agent's lock."""
 STALE_S = 24 * 3600.0
 """Age after which an upload or a result that nobody came back for is removed."""
-KNOWN = frozenset(["agents", "objects", "incoming", "outgoing", "apps", "lock", MARKER_FILE])
 
 
 def checked_name(value: str, what: str) -> str:
@@ -93,19 +94,11 @@ def read_json(path: str) -> Any:
 
 
 class Folder:
-    """Opens or makes the folder.
-
-    Raises:
-        Failure: TargetError, when the folder has content that is not ours.
-    """
+    """The folder at `path`; the host has seen that nothing foreign lies in it (`bootstrap.py`)."""
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
         self._lock_fd: Optional[int] = None
-        if not os.path.exists(self.at(MARKER_FILE)):
-            foreign = sorted(set(os.listdir(self.path)) - KNOWN) if os.path.isdir(self.path) else []
-            if foreign:
-                raise Failure("TargetError", "the folder %s is not empty and is not edgec's" % self.path, found=foreign[:5])
         self._made = False
 
     def at(self, *parts: str) -> str:
@@ -116,10 +109,10 @@ class Folder:
         """Make the folder and its parts, and remove what nobody came back for."""
         if self._made:
             return
-        for part in ("agents", "objects", "incoming", "outgoing", "apps"):
-            os.makedirs(self.at(part), exist_ok=True)
         if not os.path.exists(self.at(MARKER_FILE)):
-            write_whole(self.at(MARKER_FILE), b"This folder belongs to edgec; `edgec` may remove it.\n")
+            write_whole(self.at(MARKER_FILE), b"This folder belongs to edgec, which may remove it.\n")
+        for part in ("objects", "incoming", "outgoing", "apps"):
+            os.makedirs(self.at(part), exist_ok=True)
         for part in ("incoming", "outgoing"):
             for name in os.listdir(self.at(part)):
                 if time.time() - os.lstat(self.at(part, name)).st_mtime > STALE_S:
@@ -161,7 +154,7 @@ class Folder:
         self.make()
         fd = os.open(self.at("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            self._wait_for(fd)
         except BlockingIOError:
             holder = self._holder(fd)
             os.close(fd)
@@ -174,6 +167,20 @@ class Folder:
         self._lock_fd = fd
         os.ftruncate(fd, 0)
         os.pwrite(fd, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode("ascii"), 0)
+
+    @staticmethod
+    def _wait_for(fd: int) -> None:
+        """Take the lock; an agent whose host has just left may need a moment to end."""
+        end = time.monotonic() + LEAVING_S
+        while True:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+            else:
+                return
 
     @staticmethod
     def _holder(fd: int) -> Dict[str, Any]:
@@ -204,4 +211,10 @@ class Folder:
         """
         if not os.path.isfile(self.at(MARKER_FILE)):
             raise Failure("TargetError", "%s does not look like edgec's folder; nothing was removed" % self.path)
-        shutil.rmtree(self.path)
+        for name in sorted(os.listdir(self.path), key=lambda name: name == MARKER_FILE):  # the mark last: a rerun may finish the work
+            path = self.at(name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            else:
+                os.unlink(path)
+        os.rmdir(self.path)

@@ -53,10 +53,10 @@ class Releases:
         for name in self._names():
             path = self.path(name)
             size = sum(os.path.getsize(os.path.join(path, file)) for file in os.listdir(path))
-            staged = int(os.stat(os.path.join(path, MANIFEST)).st_mtime) if os.path.exists(os.path.join(path, MANIFEST)) else 0
-            found.append(
-                {"release": name, "active": name == active, "previous": name == previous, "size_bytes": size, "staged_at_s": staged}
-            )
+            manifest = os.path.join(path, MANIFEST)
+            staged = os.stat(manifest).st_mtime if os.path.exists(manifest) else 0.0
+            each = {"release": name, "active": name == active, "previous": name == previous, "size_bytes": size, "staged_at_s": staged}
+            found.append(each)
         return sorted(found, key=lambda each: (-each["staged_at_s"], each["release"]))
 
     def stage(self, release: str, manifest: Dict[str, Any], files: Dict[str, Any], objects: Objects) -> bool:

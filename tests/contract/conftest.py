@@ -4,9 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ssh_server import SSHD, SshServer
-
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
+from ssh_server import SSHD, SshServer
 
 
 @pytest.fixture(scope="session")
@@ -23,5 +22,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SshServer]:
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> TargetSettings:
     """The same machine by each transport, with a fresh folder."""
     if request.param == "local":
-        return TargetSettings(name="here", transport=TransportKind.LOCAL, python="auto", folder=str(tmp_path / "device"), request_timeout_s=30.0)
+        return TargetSettings(
+            name="here", transport=TransportKind.LOCAL, python="auto", folder=str(tmp_path / "device"), request_timeout_s=30.0
+        )
     return request.getfixturevalue("server").settings(folder=str(tmp_path / "device"))

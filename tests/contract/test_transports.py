@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from edgec.pipeline.core.errors import AgentDied, DeadlineExceeded, ProtocolViolation, TargetError
 from edgec.pipeline.core.protocols import Transport
 from edgec.pipeline.core.settings import TargetSettings
@@ -38,7 +37,9 @@ def test_run_passes_words_untouched(transport: Transport) -> None:
 
 
 def test_run_takes_large_output(transport: Transport) -> None:
-    _, out, err = transport.run([sys.executable, "-c", "import sys; print('x' * 3000000); print('y' * 3000000, file=sys.stderr)"], timeout_s=30)
+    _, out, err = transport.run(
+        [sys.executable, "-c", "import sys; print('x' * 3000000); print('y' * 3000000, file=sys.stderr)"], timeout_s=30
+    )
     assert (len(out), len(err)) == (3000001, 3000001)
 
 
@@ -129,10 +130,14 @@ def test_channel_refuses_a_line_that_is_too_long(transport: Transport) -> None:
 
 def test_channel_send_to_an_ended_command_is_a_target_error(transport: Transport) -> None:
     channel = transport.channel(["true"])
-    with pytest.raises(TargetError):
+
+    def send_until_noticed() -> None:
         for _ in range(100):
             channel.send(b"x" * 100000 + b"\n")
             time.sleep(0.02)
+
+    with pytest.raises(TargetError):
+        send_until_noticed()
     channel.close()
 
 
