@@ -1,5 +1,6 @@
 """Where a command's result goes: stdout, as text or as exactly one JSON document; files, whole or not at all."""
 
+import contextlib
 import json
 import os
 import secrets
@@ -38,9 +39,10 @@ class Output:
 
     def error(self, command: str, exit_code: int, error: EdgecError, *, kind: str = "") -> None:
         """Say what failed: for a person on stderr, and as the document."""
+        with contextlib.suppress(OSError):  # without a stderr the document and the exit code remain
+            print(spoken(error), file=sys.stderr, flush=True)  # noqa: T201
         if self._as_json:
             self._write(document(command, exit_code, error=error_as_json(error, kind)))
-        print(spoken(error), file=sys.stderr)  # noqa: T201
 
     def _write(self, data: bytes) -> None:
         try:

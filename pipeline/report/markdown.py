@@ -18,9 +18,12 @@ def render(report: Report) -> bytes:
         words.pruning_alone(report),
     ]
     if report.search is not None:
-        parts += [f"### Search: {_text(words.search_title(report))}", _table(words.ROUND_HEAD, map(words.round_cells, report.search.rounds))]
+        parts += [
+            f"### Search: {_text(words.search_title(report))}",
+            _table(words.ROUND_HEAD, map(words.round_cells, report.search.rounds)),
+        ]
     parts += [
-        f"### Gate: {words.OUTCOMES.get(report.verdict.outcome, report.verdict.outcome)}",
+        f"### Gate, against {words.baseline(report)}: {words.OUTCOMES.get(report.verdict.outcome, report.verdict.outcome)}",
         _table(words.RULE_HEAD, map(words.rule, report.verdict.rules)),
         "### Parity",
         _table(words.PARITY_HEAD, map(words.comparison_cells, report.parity.comparisons)),

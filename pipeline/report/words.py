@@ -120,6 +120,13 @@ def rule(result: RuleResult) -> tuple[str, str, str, str, str]:
     return OUTCOMES.get(result.outcome, result.outcome), name, f"≤ {show(result.asked)}", interval(result.seen, show), result.reason
 
 
+def baseline(report: Report) -> str:
+    """The network that the gate compared with."""
+    by_id = dict(zip(report.deploy.measurements[::-1], report.networks, strict=True))
+    known = by_id.get(report.verdict.baseline)
+    return known.label if known else f"record {report.verdict.baseline[:12]}"
+
+
 RULE_HEAD = ("outcome", "rule", "asked", "seen", "why")
 
 
