@@ -54,7 +54,7 @@ def publish(
         "schema": 1,
         "command": f"python benchmarks/{name}.py {' '.join(sys.argv[1:])}".strip(),
         "commit": commit(),
-        "machine": about or machine(),
+        "machine": about,
         "provenance": provenance,
         "seeds": list(seeds),
         "rows": list(rows),

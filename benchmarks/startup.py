@@ -47,8 +47,8 @@ def main() -> None:
     rounds = ROUNDS[form(__doc__ or "")]
     about = machine()
     times: dict[str, list[float]] = {name: [] for name in COMMANDS}
-    for name in COMMANDS:
-        seconds(COMMANDS[name])  # fills the file cache; not counted
+    for words in COMMANDS.values():
+        seconds(words)  # fills the file cache; not counted
     for number in range(rounds):
         names = list(COMMANDS)
         for name in names[number % len(names) :] + names[: number % len(names)]:

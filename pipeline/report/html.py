@@ -91,7 +91,7 @@ def _shown(value: object) -> str:
 
 
 def _lineage(report: Report) -> list[tuple[str, ...]]:
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for step in report.lineage:
         about = step.lineage
         parameters = ", ".join(f"{name} {value}" for name, value in about.parameters.items())

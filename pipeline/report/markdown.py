@@ -9,11 +9,10 @@ from edgec.pipeline.report.model import Report
 def render(report: Report) -> bytes:
     """GitHub's Markdown."""
     facts = report.deployed.measurement.facts
+    board = f"{facts.board}, {facts.cpu}, {facts.cores} cores"
     parts = [
         f"## {_text(words.headline(report))}",
-        _text(
-            f"{report.deploy.started_at} · {facts.board}, {facts.cpu}, {facts.cores} cores · {words.sources(report)} · deploy {report.id[:12]}"
-        ),
+        _text(f"{report.deploy.started_at} · {board} · {words.sources(report)} · deploy {report.id[:12]}"),
         _table(("", *(each.label for each in report.networks)), [(name, *cells) for name, cells in words.rows(report)]),
         words.pruning_alone(report),
     ]

@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgec.pipeline.core.records import Estimate, Round
 from edgec.pipeline.core.units import seconds
@@ -180,19 +180,10 @@ def _asked_line(axes: "Axes", report: Report | None, *, vertical: bool) -> None:
         return
     draw = axes.axvline if vertical else axes.axhline
     draw(asked, color=INK, linewidth=1.3, linestyle=":")
+    place: dict[str, Any] = {"xy": (0, asked), "xytext": (4, 4), "xycoords": ("axes fraction", "data")}
     if vertical:
-        axes.annotate(
-            f"asked {asked:g}×",
-            (asked, 1),
-            (-4, -3),
-            xycoords=("data", "axes fraction"),
-            textcoords="offset points",
-            ha="right",
-            va="top",
-            color=INK,
-        )
-    else:
-        axes.annotate(f"asked {asked:g}×", (0, asked), (4, 4), xycoords=("axes fraction", "data"), textcoords="offset points", color=INK)
+        place = {"xy": (asked, 1), "xytext": (-4, -3), "xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+    axes.annotate(f"asked {asked:g}×", textcoords="offset points", color=INK, **place)
 
 
 def _legend(axes: "Axes", entries: tuple[tuple[str, str, str], ...] = ()) -> None:
@@ -236,7 +227,7 @@ def _axes(title: str) -> Iterator[tuple["Axes", Callable[[str], Figure]]]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # ids that repeat from run to run and differ between the figures of a page
         "font.family": "sans-serif",

@@ -37,8 +37,8 @@ def percent(value: float | None) -> str:
 
 def headline(report: Report) -> str:
     """compressed int8 on pi: 2.31× (2.27 … 2.35) the speed of dense fp32; gate: pass."""
-    over = report.networks[0].label
-    return f"{report.deployed.label} on {report.deploy.target}: {ratio(report.deployed.speedup)} the speed of {over}; gate: {report.verdict.outcome}"
+    speed = f"{ratio(report.deployed.speedup)} the speed of {report.networks[0].label}"
+    return f"{report.deployed.label} on {report.deploy.target}: {speed}; gate: {report.verdict.outcome}"
 
 
 def sources(report: Report) -> str:

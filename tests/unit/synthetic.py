@@ -228,7 +228,8 @@ def shelf(*, outcome: str = "pass", valid: bool = True, searched: bool = True) -
     dense_id = store.put(dense)
     pruned = replace(dense, weights=digest_of_text("pruned"), cost=PRUNED, parent=dense_id, lineage=lineage("prune", rounds=6))
     pruned_id = store.put(pruned)
-    int8 = replace(pruned, precision=Precision.INT8, quantised=digest_of_text("scales"), parent=pruned_id, lineage=lineage("quantise"))
+    quantised = replace(pruned, precision=Precision.INT8, lineage=lineage("quantise"))
+    int8 = replace(quantised, quantised=digest_of_text("scales"), parent=pruned_id)
     dense8 = replace(
         dense, precision=Precision.INT8, quantised=digest_of_text("scales, dense"), parent=dense_id, lineage=lineage("quantise")
     )

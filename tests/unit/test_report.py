@@ -9,7 +9,7 @@ import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import pytest
 from edgec.pipeline.core.errors import StoreError
@@ -97,7 +97,7 @@ JUNIT = {"pass": None, "fail": "failure", "inconclusive": "skipped", "invalid": 
 
 @pytest.mark.parametrize("outcome", JUNIT)
 def test_junit_has_a_case_per_rule(outcome: str) -> None:
-    root = ElementTree.fromstring(render(assemble(*shelf(outcome=outcome)), "junit"))
+    root = ET.fromstring(render(assemble(*shelf(outcome=outcome)), "junit"))
     assert root.tag == "testsuites"
     (suite,) = root
     cases = suite.findall("testcase")
@@ -110,7 +110,7 @@ def test_junit_has_a_case_per_rule(outcome: str) -> None:
 
 
 def test_junit_of_an_invalid_measurement_is_an_error() -> None:
-    root = ElementTree.fromstring(render(assemble(*shelf(valid=False)), "junit"))
+    root = ET.fromstring(render(assemble(*shelf(valid=False)), "junit"))
     (error,) = root.findall("testsuite/testcase/error")
     assert error.get("message") == "W101 throttled during the run"
 
@@ -159,7 +159,8 @@ CHROMIUM = shutil.which("chromium")
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
 def test_browser_shows_tables_and_figures(report: Report, tmp_path: Path) -> None:
     assert CHROMIUM is not None
-    (tmp_path / "report.html").write_bytes(render(report, "html"))
+    page_file = tmp_path / "report.html"
+    page_file.write_bytes(render(report, "html"))
     flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
     more = "--disable-component-update --disable-sync"
     done = subprocess.run(
