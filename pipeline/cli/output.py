@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -102,7 +101,7 @@ def written_atomically(path: Path) -> Iterator[IO[bytes]]:
             with path.open("wb") as device:
                 yield device
             return
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
         file = draft.open("xb")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="check the folder and its permissions") from error

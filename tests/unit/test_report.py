@@ -17,6 +17,7 @@ from edgec.pipeline.core.records import Deploy, Estimate
 from edgec.pipeline.core.units import seconds
 from edgec.pipeline.report import FORMATS, render, words
 from edgec.pipeline.report.model import Report, assemble
+from edgec.pipeline.report.plots import figures
 from synthetic import shelf
 
 
@@ -204,3 +205,12 @@ def test_id_of_another_record_is_refused() -> None:
 )
 def test_interval_writes_the_unit_once_where_it_is_the_same(estimate: Estimate, expected: str) -> None:
     assert words.interval(estimate, seconds) == expected
+
+
+def test_without_latency_in_the_search_accuracy_stands_over_macs(report: Report) -> None:
+    assert report.search is not None
+    rounds = tuple(replace(each, latency_ratio=None, latency_s=None) for each in report.search.rounds)
+    searched = replace(report, search=replace(report.search, rounds=rounds), asked_latency_ratio=None)
+    made = figures(searched)
+    assert [figure.title for figure in made] == ["Accuracy against MACs, round by round", "Latency distributions", "Size by candidate"]
+    assert "asked" not in made[0].svg
