@@ -260,7 +260,7 @@ class Console:
         self._say(text)
 
     def warn(self, code: str, text: str) -> None:
-        self._console.print("  " * self._depth + f"warning {code}: {text}", style="yellow")
+        self._console.print(("" if self._quiet else "  " * self._depth) + f"warning {code}: {text}", style="yellow")
 
     def _mark(self, glyph: str, plain: str) -> str:
         return glyph if self._fancy else plain

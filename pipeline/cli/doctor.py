@@ -1,6 +1,5 @@
 """edgec doctor: what this machine and the boards have and lack, with the line that mends it."""
 
-import importlib.metadata
 import platform
 import shutil
 import sys
@@ -90,7 +89,9 @@ def host_lines(host: Mapping[str, Any]) -> list[str]:
 
 
 def _version(package: str) -> str | None:
+    from importlib import metadata
+
     try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
         return None

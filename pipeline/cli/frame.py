@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 from edgec.pipeline.core.errors import ConfigError
@@ -75,7 +75,8 @@ class Context:
             raise ConfigError(f"no run has been recorded in {self.folder}", hint="edgec deploy --target localhost makes one")
         from edgec.pipeline.store import open_store
 
-        return cast("Store", open_store(self.folder))
+        store: Store = open_store(self.folder)
+        return store
 
 
 class Helpful(click.Command):

@@ -5,7 +5,6 @@ or evidence inconclusive · 5 model or toolchain · 70 bug · 130 interrupted. N
 """
 
 import contextlib
-import difflib
 import importlib
 import shlex
 import sys
@@ -51,6 +50,8 @@ class Verbs(Helpful, click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
+            import difflib
+
             near = difflib.get_close_matches(args[0], COMMANDS, 1)
             raise click.UsageError(f"there is no command {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""), ctx)
         return super().resolve_command(ctx, args)

@@ -1,8 +1,8 @@
 """Where a command's result goes: stdout, as text or as exactly one JSON document; files, whole or not at all."""
 
+import contextlib
 import json
 import os
-import secrets
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -38,9 +38,10 @@ class Output:
 
     def error(self, command: str, exit_code: int, error: EdgecError, *, kind: str = "") -> None:
         """Say what failed: for a person on stderr, and as the document."""
+        with contextlib.suppress(OSError):  # without a stderr the document and the exit code remain
+            print(spoken(error), file=sys.stderr, flush=True)  # noqa: T201
         if self._as_json:
             self._write(document(command, exit_code, error=error_as_json(error, kind)))
-        print(spoken(error), file=sys.stderr)  # noqa: T201
 
     def _write(self, data: bytes) -> None:
         try:
@@ -100,7 +101,7 @@ def written_atomically(path: Path) -> Iterator[IO[bytes]]:
             with path.open("wb") as device:
                 yield device
             return
-        draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        draft = path.with_name(f".{path.name}.{os.getpid()}")
         file = draft.open("xb")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="check the folder and its permissions") from error

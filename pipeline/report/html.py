@@ -10,9 +10,8 @@ from edgec.pipeline.report.plots import figures
 
 def render(report: Report) -> bytes:
     """HTML, UTF-8. Text from devices is escaped."""
-    from jinja2 import Environment, StrictUndefined
-
     import edgec
+    from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("edgec.pipeline").joinpath("templates", "report.html.j2").read_text(encoding="utf-8")
@@ -45,7 +44,9 @@ def _cards(report: Report) -> list[tuple[str, str, str]]:
         ends = f"{-high:+.2f} … {-low:+.2f}, " if low is not None and high is not None else ""
         cards.append((f"{-drop.seen.value:+.2f}", "points of top-1", f"{ends}on the device"))
     ratio = deployed.measurement.size_bytes / dense.measurement.size_bytes
-    cards.append((f"{ratio:.1%}", "of the file size", f"{size(deployed.measurement.size_bytes)} after {size(dense.measurement.size_bytes)}"))
+    cards.append(
+        (f"{ratio:.1%}", "of the file size", f"{size(deployed.measurement.size_bytes)} after {size(dense.measurement.size_bytes)}")
+    )
     if dense.cost and deployed.cost:
         kept = deployed.cost.macs / dense.cost.macs
         cards.append((f"{kept:.0%}", "of the MACs", f"{deployed.cost.parameters / dense.cost.parameters:.0%} of the parameters"))
@@ -90,7 +91,7 @@ def _shown(value: object) -> str:
 
 
 def _lineage(report: Report) -> list[tuple[str, ...]]:
-    lines = []
+    lines: list[tuple[str, ...]] = []
     for step in report.lineage:
         about = step.lineage
         parameters = ", ".join(f"{name} {value}" for name, value in about.parameters.items())

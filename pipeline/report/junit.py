@@ -16,7 +16,9 @@ _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff
 def render(report: Report) -> bytes:
     """One test suite; the counts are those of its cases."""
     root = Element("testsuites", name="edgec")
-    suite = SubElement(root, "testsuite", name=f"edgec gate on {_text(report.deploy.target)}", timestamp=report.deploy.started_at.removesuffix("Z"))
+    suite = SubElement(
+        root, "testsuite", name=f"edgec gate on {_text(report.deploy.target)}", timestamp=report.deploy.started_at.removesuffix("Z")
+    )
     for network in report.networks:
         case = _case(suite, f"measurement of {network.label} is valid", report)
         if not network.measurement.validity.valid:

@@ -114,16 +114,13 @@ def assemble(store: Store, deploy_id: RecordId) -> Report:
 
 
 def _network(store: Store, measurement: Measurement, first: Measurement, *, compressed: bool) -> Network:
-    if measurement is first:
-        speedup = Estimate(value=None, reason="the reference")
-    else:
-        speedup = compare.latency_ratio(first, measurement)
+    reference = Estimate(value=None, reason="the reference")
     return Network(
         label=f"{'compressed' if compressed else 'dense'} {measurement.precision}",
         compressed=compressed,
         measurement=measurement,
         cost=_cost(store, measurement.artifact),
-        speedup=speedup,
+        speedup=reference if measurement is first else compare.latency_ratio(first, measurement),
     )
 
 

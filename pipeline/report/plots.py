@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from edgec.pipeline.core.records import Estimate, Round
 from edgec.pipeline.core.units import seconds
@@ -71,7 +71,7 @@ def _accuracy_against_cost(report: Report, rounds: tuple[Round, ...]) -> Figure:
             if x is None or top1.value is None:
                 continue
             errors = _errors(top1, 100)
-            axes.errorbar([x], [top1.value * 100], yerr=errors, fmt="none", ecolor=FAINT, elinewidth=1.2, zorder=1)
+            axes.errorbar([x], [top1.value * 100], yerr=errors, fmt="none", color=FAINT, elinewidth=1.2, zorder=1)
             marker, colour, _ = _ACCEPTED if each.accepted else _REJECTED
             axes.plot([x], [top1.value * 100], linestyle="none", marker=marker, color=colour, markersize=7, markeredgecolor=PAPER, zorder=3)
             name, offset = (f"{each.index}, chosen", (9, -13)) if each is chosen else (str(each.index), (6, 5))
@@ -82,7 +82,14 @@ def _accuracy_against_cost(report: Report, rounds: tuple[Round, ...]) -> Figure:
             axes.plot([1.0], [dense * 100], marker="D", linestyle="none", markersize=7, color=INK, zorder=3)
             axes.annotate("dense", (1.0, dense * 100), (-6, 6), textcoords="offset points", ha="right", color=INK)
         floor = axes.get_ylim()[0]
-        axes.plot([x for x in probes if x is not None], [floor for x in probes if x is not None], linestyle="none", marker="|", markersize=13, color=INK)
+        axes.plot(
+            [x for x in probes if x is not None],
+            [floor for x in probes if x is not None],
+            linestyle="none",
+            marker="|",
+            markersize=13,
+            color=INK,
+        )
         _asked_line(axes, report if by_latency else None, vertical=True)
         axes.set_ylim(bottom=floor)
         axes.set_xlim(left=0, right=max(1.06, axes.get_xlim()[1]))
@@ -108,7 +115,9 @@ def _distributions(report: Report) -> Figure:
             times = np.sort(np.concatenate([np.asarray(block) for block in network.measurement.latency.blocks])) * 1e-9 * scale
             share = np.linspace(0.0, 0.995, min(_POINTS, times.size))
             colour = SERIES[_series(report, n)]
-            axes.plot(np.quantile(times, share), share, linestyle=_LINES[_series(report, n)], color=colour, linewidth=2, label=network.label)
+            axes.plot(
+                np.quantile(times, share), share, linestyle=_LINES[_series(report, n)], color=colour, linewidth=2, label=network.label
+            )
             median = float(np.median(times))
             axes.plot([median], [0.5], marker="o", markersize=7, color=colour, markeredgecolor=PAPER)
             axes.annotate(f"{median:.3g} {unit}", (median, 0.5), (6, -12), textcoords="offset points", color=INK)
@@ -128,7 +137,7 @@ def _asked_and_measured(report: Report, rounds: tuple[Round, ...]) -> Figure:
         for each, ratio in told:
             assert ratio.value is not None
             errors = _errors(ratio)
-            axes.errorbar([each.index], [ratio.value], yerr=errors, fmt="none", ecolor=INK, elinewidth=1.2, capsize=3, zorder=2)
+            axes.errorbar([each.index], [ratio.value], yerr=errors, fmt="none", color=INK, elinewidth=1.2, capsize=3, zorder=2)
             marker, colour, _ = _ACCEPTED if each.accepted else _REJECTED
             axes.plot([each.index], [ratio.value], marker=marker, color=colour, markeredgecolor=PAPER, markersize=8, zorder=3)
         _asked_line(axes, report, vertical=False)
@@ -152,7 +161,9 @@ def _sizes(report: Report, rounds: tuple[Round, ...]) -> Figure:
         if dense is not None:
             for name, whole, n in (("parameters", dense.parameters, 1), ("MACs", dense.macs, 2)):
                 kept = [100 * getattr(each.cost, name.lower()) / whole for each in rounds]
-                axes.plot(index, kept, linestyle=_LINES[n], marker="os"[n - 1], color=SERIES[n], markeredgecolor=PAPER, markersize=7, label=name)
+                axes.plot(
+                    index, kept, linestyle=_LINES[n], marker="os"[n - 1], color=SERIES[n], markeredgecolor=PAPER, markersize=7, label=name
+                )
                 told.append(f"{name} {', '.join(f'{value:.0f}' for value in kept)} %")
         axes.set_xticks(index)
         axes.set_xlim(index[0] - 0.5, index[-1] + 0.5)
@@ -169,16 +180,25 @@ def _asked_line(axes: "Axes", report: Report | None, *, vertical: bool) -> None:
         return
     draw = axes.axvline if vertical else axes.axhline
     draw(asked, color=INK, linewidth=1.3, linestyle=":")
+    place: dict[str, Any] = {"xy": (0, asked), "xytext": (4, 4), "xycoords": ("axes fraction", "data")}
     if vertical:
-        axes.annotate(f"asked {asked:g}×", (asked, 1), (-4, -3), xycoords=("data", "axes fraction"), textcoords="offset points", ha="right", va="top", color=INK)
-    else:
-        axes.annotate(f"asked {asked:g}×", (0, asked), (4, 4), xycoords=("axes fraction", "data"), textcoords="offset points", color=INK)
+        place = {"xy": (asked, 1), "xytext": (-4, -3), "xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+    axes.annotate(f"asked {asked:g}×", textcoords="offset points", color=INK, **place)
 
 
 def _legend(axes: "Axes", entries: tuple[tuple[str, str, str], ...] = ()) -> None:
     """Above the axes, where it hides nothing: what has a label, and (marker, colour, label) for what has none."""
     for marker, colour, label in entries:
-        axes.plot([], [], linestyle="none", marker=marker, color=colour, markeredgecolor=colour if marker == "|" else PAPER, markersize=8, label=label)
+        axes.plot(
+            [],
+            [],
+            linestyle="none",
+            marker=marker,
+            color=colour,
+            markeredgecolor=colour if marker == "|" else PAPER,
+            markersize=8,
+            label=label,
+        )
     gap = 0.1 if entries else 0.5
     axes.legend(loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3, frameon=False, labelcolor=INK, handletextpad=gap, columnspacing=1.2)
 
@@ -207,7 +227,7 @@ def _axes(title: str) -> Iterator[tuple["Axes", Callable[[str], Figure]]]:
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
 
-    style = {
+    style: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": title,  # ids that repeat from run to run and differ between the figures of a page
         "font.family": "sans-serif",
@@ -248,6 +268,8 @@ def _fragment(svg: str, title: str, description: str) -> str:
     body = re.sub(r"font: ([\d.]+px) [^;\"]*", r"font: \1 var(--font)", body)
     for colour, variable in _VARIABLES.items():
         body = body.replace(colour, f"var({variable})")
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
+    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)  # group names repeat from figure to figure
     name = re.sub(r"\W+", "-", title.lower())
     spoken = f'<title id="{name}-title">{html.escape(title)}</title><desc id="{name}-desc">{html.escape(description)}</desc>'
     head, _, rest = body.partition(">")

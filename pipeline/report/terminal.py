@@ -19,7 +19,9 @@ def render(report: Report, *, width: int = 110, colour: bool = False) -> bytes:
     console = Console(file=text, width=width, force_terminal=colour, no_color=not colour, highlight=False, markup=False, emoji=False)
 
     def table(title: str, head: Sequence[str], body: Iterable[Sequence[str]]) -> None:
-        grid = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold")
+        grid = Table(
+            title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="bold"
+        )
         for name in head:
             grid.add_column(name, overflow="fold")
         for cells in body:
@@ -31,7 +33,9 @@ def render(report: Report, *, width: int = 110, colour: bool = False) -> bytes:
 
     facts = report.deployed.measurement.facts
     console.print(words.headline(report), style="bold")
-    console.print(f"{report.id[:12]}  {report.deploy.started_at}  {facts.board}, {facts.cpu}, {facts.cores} cores  ({words.sources(report)})\n")
+    console.print(
+        f"{report.id[:12]}  {report.deploy.started_at}  {facts.board}, {facts.cpu}, {facts.cores} cores  ({words.sources(report)})\n"
+    )
     table("Before and after", ("", *(each.label for each in report.networks)), [(name, *cells) for name, cells in words.rows(report)])
     console.print(words.pruning_alone(report) + "\n")
     if report.search is not None:
@@ -39,7 +43,7 @@ def render(report: Report, *, width: int = 110, colour: bool = False) -> bytes:
         table(f"Search: {words.search_title(report)}", without_macs(words.ROUND_HEAD), rounds)
     table("Parity", words.PARITY_HEAD, map(words.comparison_cells, report.parity.comparisons))
     verdict = words.OUTCOMES.get(report.verdict.outcome, report.verdict.outcome)
-    table(f"Gate: {verdict}", words.RULE_HEAD, map(words.rule, report.verdict.rules))
+    table(f"Gate, against {words.baseline(report)}: {verdict}", words.RULE_HEAD, map(words.rule, report.verdict.rules))
     for remark in (words.release(report), *words.remarks(report)):
         console.print(remark)
     return "\n".join(line.rstrip() for line in text.getvalue().splitlines()).encode() + b"\n"

@@ -37,8 +37,8 @@ def percent(value: float | None) -> str:
 
 def headline(report: Report) -> str:
     """compressed int8 on pi: 2.31× (2.27 … 2.35) the speed of dense fp32; gate: pass."""
-    over = report.networks[0].label
-    return f"{report.deployed.label} on {report.deploy.target}: {ratio(report.deployed.speedup)} the speed of {over}; gate: {report.verdict.outcome}"
+    speed = f"{ratio(report.deployed.speedup)} the speed of {report.networks[0].label}"
+    return f"{report.deployed.label} on {report.deploy.target}: {speed}; gate: {report.verdict.outcome}"
 
 
 def sources(report: Report) -> str:
@@ -118,6 +118,13 @@ def rule(result: RuleResult) -> tuple[str, str, str, str, str]:
 
     name = result.rule.removesuffix("_points").replace("_", " ")
     return OUTCOMES.get(result.outcome, result.outcome), name, f"≤ {show(result.asked)}", interval(result.seen, show), result.reason
+
+
+def baseline(report: Report) -> str:
+    """The network that the gate compared with."""
+    by_id = dict(zip(report.deploy.measurements[::-1], report.networks, strict=True))
+    known = by_id.get(report.verdict.baseline)
+    return known.label if known else f"record {report.verdict.baseline[:12]}"
 
 
 RULE_HEAD = ("outcome", "rule", "asked", "seen", "why")

@@ -60,7 +60,10 @@ FACTS = TargetFacts(
     disk_free_bytes=20_000_000_000,
     python="3.11.2",
     libc="glibc 2.36",
-    runtimes=(RuntimeFacts(name="onnxruntime", version="1.20.1"), RuntimeFacts(name="tflite", version=None, reason="no module ai_edge_litert")),
+    runtimes=(
+        RuntimeFacts(name="onnxruntime", version="1.20.1"),
+        RuntimeFacts(name="tflite", version=None, reason="no module ai_edge_litert"),
+    ),
     meters=(MeterFacts(name="rapl", usable=False, reason="no powercap zone"),),
 )
 
@@ -160,7 +163,7 @@ def measurement(label: str, artifact: Artifact, median_s: float, correct: int, *
     )
 
 
-def rounds(dense: RecordId) -> tuple[Round, ...]:
+def rounds(dense: RecordId, chosen: RecordId) -> tuple[Round, ...]:
     """Probes (cut, measured, not trained) and trained candidates, with one rejected for accuracy."""
     told = [
         (0.70, 0.74, None, False, "0.74 of the dense latency, 0.60 is asked: cut deeper before training"),
@@ -179,7 +182,7 @@ def rounds(dense: RecordId) -> tuple[Round, ...]:
             Round(
                 index=index,
                 parent=dense,
-                checkpoint=None if top1 is None else digest_of_text(f"round {index}"),
+                checkpoint=None if top1 is None else chosen if index == len(told) else digest_of_text(f"round {index}"),
                 asked_cost_kept=asked,
                 threshold=0.01 * index,
                 cost=cost,
@@ -216,13 +219,20 @@ def shelf(*, outcome: str = "pass", valid: bool = True, searched: bool = True) -
     store = Shelf()
     model = ModelSpec(builder="net:build", inputs=IMAGES, classes=10)
     dense = Checkpoint(
-        model=model, weights=digest_of_text("dense"), cost=DENSE, accuracy=(wilson(900, 1000, Split.VALIDATION),), lineage=lineage("train", epochs=30)
+        model=model,
+        weights=digest_of_text("dense"),
+        cost=DENSE,
+        accuracy=(wilson(900, 1000, Split.VALIDATION),),
+        lineage=lineage("train", epochs=30),
     )
     dense_id = store.put(dense)
     pruned = replace(dense, weights=digest_of_text("pruned"), cost=PRUNED, parent=dense_id, lineage=lineage("prune", rounds=6))
     pruned_id = store.put(pruned)
-    int8 = replace(pruned, precision=Precision.INT8, quantised=digest_of_text("scales"), parent=pruned_id, lineage=lineage("quantise"))
-    dense8 = replace(dense, precision=Precision.INT8, quantised=digest_of_text("scales, dense"), parent=dense_id, lineage=lineage("quantise"))
+    quantised = replace(pruned, precision=Precision.INT8, lineage=lineage("quantise"))
+    int8 = replace(quantised, quantised=digest_of_text("scales"), parent=pruned_id)
+    dense8 = replace(
+        dense, precision=Precision.INT8, quantised=digest_of_text("scales, dense"), parent=dense_id, lineage=lineage("quantise")
+    )
 
     def lowered(checkpoint: Checkpoint, size_bytes: int) -> tuple[RecordId, Artifact]:
         exported = Exported(
@@ -259,7 +269,9 @@ def shelf(*, outcome: str = "pass", valid: bool = True, searched: bool = True) -
     ]
     if not valid:
         measured[0] = replace(measured[0], validity=Validity(valid=False, causes=("W101 throttled during the run",)))
-    parity = Parity(artifact=record_id(small), comparisons=(comparison("checkpoint", "exported"), comparison("exported", "device")), passed=True)
+    parity = Parity(
+        artifact=record_id(small), comparisons=(comparison("checkpoint", "exported"), comparison("exported", "device")), passed=True
+    )
     deployment = Deployment(
         artifact=record_id(small),
         target="pi",
@@ -293,7 +305,7 @@ def shelf(*, outcome: str = "pass", valid: bool = True, searched: bool = True) -
         objective="accuracy_drop <= 2, latency_p50 <= 0.6 x dense",
         met=True,
         stopped="the step is smaller than min_step",
-        rounds=rounds(dense_id),
+        rounds=rounds(dense_id, pruned_id),
     )
     deploy = Deploy(
         target="pi",

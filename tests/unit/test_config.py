@@ -1,13 +1,15 @@
 """deploy.toml: what is read, and what is said about a file that is wrong."""
 
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from edgec.pipeline import config as reader
 from edgec.pipeline.config import load, target
+from edgec.pipeline.config_limits import LIMITS
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.records import Precision
-from edgec.pipeline.core.settings import Config, TransportKind
+from edgec.pipeline.core.settings import Config, TargetSettings, TransportKind
 from edgec.pipeline.toml_lines import line_of, lines_from
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -195,6 +197,12 @@ def test_our_own_files_are_read(file: str) -> None:
 def test_every_setting_has_its_own_variable() -> None:
     names = [reader.variable(key) for key, _ in reader.settings_keys()]
     assert len(names) == len(set(names))
+
+
+def test_every_limit_is_one_of_a_setting() -> None:
+    known = {key for key, _ in reader.settings_keys()} | {("target", field.name) for field in fields(TargetSettings)}
+    limited = {(*filter(None, section.split(".")), key.removesuffix(".*")) for section, limits in LIMITS.items() for key in limits}
+    assert limited <= known
 
 
 def test_lines_are_found_past_strings_brackets_and_comments() -> None:
