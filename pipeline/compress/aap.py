@@ -46,7 +46,8 @@ from torch import Tensor, nn
 Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
 """Trains a cut network, given the fraction of the cost that was just cut; returns it, or it and the number of images it saw.
 
-It may train the network in place; what it returns has the same structure. A CompressionError from it (NaN loss) rejects the round; the search goes on from the last good network.
+It may train the network in place; what it returns has the same structure.
+A CompressionError from it (NaN loss) rejects the round; the search goes on from the last good network.
 """
 
 Evaluate = Callable[[nn.Module], Any]
@@ -96,15 +97,13 @@ class _Trained:
 
 @dataclass(slots=True, kw_only=True)
 class _Network:
-    """A network that may be cut, and what was tried on it."""
+    """A network that may be cut."""
 
     module: nn.Module
     digest: Digest
     groups: Groups
     price: CountedCost
     scores: Scores | None = None
-    tried: dict[Phase, set[Digest]] = field(default_factory=lambda: {Phase.PROBE: set(), Phase.TRAIN: set()})
-    """Selections."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -122,6 +121,8 @@ class _Run:
     """Accepted networks by their place in the history."""
     latencies: dict[Digest, tuple[Estimate, Estimate]] = field(default_factory=dict)
     """Measured ratio and seconds, by widths: networks of one shape are measured once."""
+    tried: set[tuple[Phase, int, Digest]] = field(default_factory=set)
+    """Phase, place of the parent in the history, selection."""
 
 
 class AAP:
@@ -236,7 +237,7 @@ class AAP:
         network = run.networks[step.parent]
         done = self._cut(run, network, step)
         selection = Selection(groups=network.groups, removed=done.removed)
-        repeat = selection.digest in network.tried[step.phase]
+        attempt = step.phase, step.parent, selection.digest
         trial = Trial(
             phase=step.phase,
             parent=step.parent,
@@ -246,12 +247,12 @@ class AAP:
             macs_ratio=done.cost.macs / self._dense_cost.macs,
             latency=done.latency_ratio,
             empty=not selection,
-            repeat=repeat,
+            repeat=attempt in run.tried,
             exhausted=done.exhausted,
         )
         if trial.empty or trial.repeat:
             return trial, None
-        network.tried[step.phase].add(selection.digest)
+        run.tried.add(attempt)
         if step.phase is Phase.PROBE:
             return trial, self._round(run, trial, index, done)
         trained, module = self._train(run, network, step, selection)

@@ -164,10 +164,9 @@ def test_latency_bound_is_measured_before_training_and_met(dense):
 
 
 def test_same_seed_gives_the_same_network(dense):
-    results = [
-        search(dense, Constraints(params_ratio=0.5), seed=7).run(recover=recover, evaluate=right).rounds[-1].checkpoint for _ in range(2)
-    ]
-    assert results[0] == results[1]
+    one, other = (search(dense, Constraints(params_ratio=0.6), seed=7) for _ in range(2))
+    results = [each.run(recover=recover, evaluate=right).rounds[-1].checkpoint for each in (one, one, other)]
+    assert results[0] == results[1] == results[2]
 
 
 class Killed(BaseException):

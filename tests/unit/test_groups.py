@@ -58,8 +58,8 @@ def test_branches_of_a_concatenation_are_groups_of_their_own():
 def test_protect_names_the_layer_or_the_nearest():
     assert free(Chain(), protect=["features.4"]) == ["features.0", "hidden"]
     with pytest.raises(CompressionError) as caught:
-        find_groups(Chain(), X, protect=["hiden"])
-    assert "hidden" in caught.value.hint
+        find_groups(Chain(), X, protect=["feature.4"])
+    assert "'features.4'" in caught.value.hint
 
 
 def test_protecting_a_depthwise_convolution_protects_its_expansion():
