@@ -1,5 +1,6 @@
 """The seam to paramiko: each of its exceptions, and each socket error, becomes one of ours."""
 
+import errno
 import socket
 import time
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from edgec.pipeline.core.errors import (
 )
 from paramiko.ssh_exception import CouldNotCanonicalize, IncompatiblePeer
 
+GONE = (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
 SLOW = "is it overloaded, or is something else listening there? `connect_timeout_s` of the target sets the patience"
 
 
@@ -65,10 +67,10 @@ def working(name: str, doing: str) -> Iterator[None]:
         raise DeadlineExceeded(f"{name} stopped answering while {doing}", hint="was the link cut?", context=context) from error
     except paramiko.SFTPError as error:
         raise CommandFailed(f"{name}: the SFTP server failed while {doing}: {error}", context=context) from error
-    except (paramiko.SSHException, EOFError, ConnectionError, BrokenPipeError) as error:
+    except (paramiko.SSHException, EOFError, ConnectionError) as error:
         raise broken(name, doing, error) from error
     except OSError as error:
-        if str(error) in ("Socket is closed", "Garbage packet received") or isinstance(error, socket.gaierror):
+        if str(error) == "Socket is closed" or error.errno in GONE:
             raise broken(name, doing, error) from error
         # SFTP errors come as OSError; code 4, "Failure", is all that a full or a read-only disk says
         raise CommandFailed(f"{name} refuses while {doing}: {error.strerror or error}", context=context) from error

@@ -145,7 +145,10 @@ class Releases:
 
     def prune(self, keep: int) -> List[str]:
         """Remove all but the newest `keep` releases; the active one and its predecessor stay in any case."""
-        removed = []
+        removed: List[str] = []
+        for name in os.listdir(os.path.join(self.root, "releases")) if self._names() else []:
+            if name.startswith(".tmp-"):  # left by a power cut
+                shutil.rmtree(os.path.join(self.root, "releases", name))
         for each in self.all()[keep:]:
             if not each["active"] and not each["previous"]:
                 # renamed first: a half removed release must not be found under its name

@@ -44,6 +44,7 @@ class Sampler:
         self._period_s = period_s
         self._stop = threading.Event()
         self._samples: List[Tuple[int, float]] = []
+        self._scope: List[str] = []
         self._reason = ""
         self._thread = threading.Thread(target=self._run, daemon=True)
 
@@ -63,11 +64,12 @@ class Sampler:
             return None, "%s stopped after %d samples: %s" % (name, len(self._samples), self._reason)
         if len(self._samples) < MIN_SAMPLES:
             return None, "%s gave %d samples, too few for a trace" % (name, len(self._samples))
-        return {"meter": name, "unit": self._meter.unit, "scope": list(self._meter.scope()), "samples": self._samples, "idle": idle}, ""
+        return {"meter": name, "unit": self._meter.unit, "scope": self._scope, "samples": self._samples, "idle": idle}, ""
 
     def _run(self) -> None:
         """Readings are stamped in the middle of the time that they took."""
         try:
+            self._scope = list(self._meter.scope())
             while not self._stop.is_set():
                 start = monotonic_ns()
                 value = float(self._meter.read())
