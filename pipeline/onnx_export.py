@@ -30,7 +30,7 @@ OPSETS = range(13, 19)
 """13: first with per-channel DequantizeLinear, last of TensorRT 8.2. 18: last that this exporter was tried with."""
 
 IR = 8
-"""Default IR version: read by onnxruntime >= 1.10 and every later one."""
+"""Default IR version: ONNX 1.10 (2021), old enough for any runtime that knows opset 17."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +81,7 @@ def export_quantised(
     table = net.table()
     low = [n for n, s in table.sites.items() if s.bits != 8] + [n for n, w in table.weights.items() if w.bits != 8]
     if low:
-        raise LoweringError(
-            f"{len(low)} tensors have fewer than 8 bits: that is simulation only",
-            hint="quantise to 8 bit for a device",
-            context={"first": low[0]},
-        )
+        raise LoweringError(f"{low[0]} has fewer than 8 bits: that is simulation only", hint="quantise to 8 bit", context={"at": low})
     folded = copy.deepcopy(net.folded).cpu().eval()
     tensor_of = _tensor_names(folded, inputs)
     grids = {
@@ -199,7 +195,7 @@ def _clean(model: ModelProto) -> None:
             node.name = node.input[1].removesuffix(".weight")
     used = {name for node in kept for name in node.input}
     clean = helper.make_graph(
-        kept, "network", list(graph.input), list(graph.output), [t for name, t in sorted(initialisers.items()) if name in used]
+        kept, "network", list(graph.input), list(graph.output), [t for name, t in initialisers.items() if name in used]
     )
     model.graph.CopyFrom(clean)
     model.doc_string, model.producer_name, model.producer_version = "", "edgec", ""

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from edgec.pipeline.atomic import written_whole
 from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
-from edgec.pipeline.core.protocols import Support
+from edgec.pipeline.core.protocols import Backend, Support
 from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, TargetFacts
 
 INSTALL = 'pip install "edgec[onnxruntime]"'
@@ -89,7 +89,7 @@ class OnnxRuntime:
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
 
-BACKEND = OnnxRuntime()
+BACKEND: Backend = OnnxRuntime()
 
 
 def islands(file: Path) -> tuple[str, ...]:

@@ -93,7 +93,8 @@ def activation_grid(counts: np.ndarray, low: float, high: float, bits: int, *, c
     Both ends are searched from 0.3 to 1.0 of what was seen; an end at 0 stays there.
 
     Args:
-        counts: (bins,), over equal bins from `low` to `high`. Zeros need not be counted: every grid holds 0 exactly.
+        counts: (bins,), over equal bins from `low` to `high`. Zeros do not matter: every grid holds 0 exactly, so that their bin's error is
+            the same for all.
         low, high: least and largest value seen, with low <= 0 <= high.
     """
     width = (high - low) / len(counts)

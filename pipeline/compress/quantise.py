@@ -110,11 +110,11 @@ class WeightQuant(nn.Module):
 
 
 class QuantNet(nn.Module):
-    """A folded network run with quantised activations and weights. In evaluation mode biases are rounded to int32 as well: the reference
-    form of the quantised network, which a runtime must reproduce.
+    """A folded network run with quantised activations and weights.
 
-    `folded` keeps its float weights under the network's own names. BatchNorm is merged before training: at 8 bit the learning rate is so
-    small that live statistics gain nothing, and the trained network is the exported one.
+    In evaluation mode biases are rounded to int32 as well: the reference form, which a runtime must reproduce. `folded` keeps its float
+    weights under the network's own names. BatchNorm is merged before any training, so that what is trained is what is exported; dropout
+    is gone.
     """
 
     def __init__(self, folded: fx.GraphModule, table: ScaleTable) -> None:

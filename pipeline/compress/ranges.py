@@ -75,7 +75,7 @@ class _Extremes(_Observer):
 
 
 class _Histograms(_Observer):
-    """Counts of the values other than 0 (which every grid holds exactly)."""
+    """Counts in equal bins between the extremes."""
 
     def __init__(self, folded: fx.GraphModule, extremes: Mapping[str, tuple[float, float]]) -> None:
         super().__init__(folded, tuple(extremes))
@@ -85,7 +85,5 @@ class _Histograms(_Observer):
     def see(self, name: str, value: Tensor) -> None:
         low, high = self.extremes[name]
         if low < high:
-            for part in value.flatten().float().split(_CHUNK):
+            for part in torch.split(value.flatten().float(), _CHUNK):
                 self.counts[name] += torch.histc(part, BINS, low, high).double().numpy()
-            zeros = value.numel() - int(value.count_nonzero())
-            self.counts[name] -= zeros * torch.histc(torch.zeros(1), BINS, low, high).double().numpy()

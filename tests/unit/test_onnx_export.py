@@ -4,6 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+import torch.nn.functional as F
 from edgec.pipeline.backends.onnxruntime import BACKEND, islands
 from edgec.pipeline.compress.quantise import quantise
 from edgec.pipeline.core.errors import LoweringError, ModelError
@@ -120,6 +121,30 @@ def test_stored_integers_are_the_rounded_weights(tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored["features.0.bias/scale"], np.float32(net.table().sites["x"].scale) * scales)
 
 
+class Functional(nn.Module):
+    """The operations as functions and methods instead of modules."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = (nn.Conv2d(i, 4, 3, padding=1) for i in (1, 4, 4))
+        self.head = nn.Linear(16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.max_pool2d(F.relu(self.a(x)), 2)
+        x = torch.add(x, F.relu6(self.b(x)))
+        x = F.avg_pool2d((x.contiguous() + self.c(x.clone())).clamp(0, 4), 3)
+        return self.head(F.dropout(x.reshape(x.shape[0], -1), training=self.training))
+
+
+def test_functions_and_methods_become_integer_kernels_too(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = quantise(Functional(), CALIBRATION[0][:1], CALIBRATION, settings=QuantiseSettings())
+    written = export_quantised(net, INPUTS, tmp_path / "q.onnx", dynamic_batch=True)
+    assert islands(written.path) == ()
+    x = gratings(100, seed=2)[0]
+    np.testing.assert_allclose(run(written.path, x), outputs(net, x), atol=2.01 * net.table().sites["head"].scale)
+
+
 class Swish(nn.Module):
     """A network with an activation that has no integer kernel."""
 
@@ -149,7 +174,7 @@ class Sides(nn.Module):
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
         both = torch.cat([self.left(a), self.right(b)], 1)
-        return torch.relu(nn.functional.avg_pool2d(both, 2)), self.rows(both.flatten(2)[:, :, :10])
+        return torch.relu(F.avg_pool2d(both, 2)), self.rows(both.flatten(2)[:, :, :10])
 
 
 def test_several_inputs_and_outputs(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import hashlib
+import subprocess
 import sys
 from pathlib import Path
 
@@ -122,3 +123,22 @@ def test_missing_runtime_gives_the_install_line(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(ToolchainMissing) as caught:
         BACKEND.infer(tmp_path / "e.onnx", {})
     assert caught.value.hint == 'pip install "edgec[onnxruntime]"'
+
+
+def test_nothing_here_needs_torch_and_asking_for_support_loads_nothing_heavy(tmp_path: Path) -> None:
+    doubling(tmp_path / "e.onnx")
+    script = f"""
+import sys
+from edgec.pipeline import parity
+from edgec.pipeline.backends.onnxruntime import BACKEND
+assert not {{"onnx", "onnxruntime", "scipy"}} & set(sys.modules), "heavy"
+from pathlib import Path
+from edgec.pipeline.onnx_file import inspect, make_inputs
+path = Path({str(tmp_path / "e.onnx")!r})
+feeds = make_inputs(inspect(path), shapes={{}}, files={{}}, seed=0)
+outputs = BACKEND.infer(path, feeds)
+assert parity.compare(outputs, outputs, names=("exported", "device"), tolerance={{}}).passed
+assert "torch" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
