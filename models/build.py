@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
 from edgec.models import dotted
 from edgec.models.narrow import narrow
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import ModelSpec
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
 
 
 def build(spec: ModelSpec) -> nn.Module:

@@ -12,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from edgec.models import dotted, fashion_mnist, subset
 from edgec.models.fashion_mnist import Images, Labels
 from edgec.pipeline.core.errors import ConfigError, ModelError
 from edgec.pipeline.core.protocols import Dataset
 from edgec.pipeline.core.records import DataSpec, Digest, Preprocess, Split
 from edgec.pipeline.core.settings import DataSettings
-from numpy.typing import NDArray
 
 FULL, SMALL = "fashion-mnist", "fashion-mnist-small"
 

@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
+
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import Digest, Preprocess, Split
-from numpy.typing import NDArray
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]

@@ -2,10 +2,11 @@
 
 from collections.abc import Mapping
 
-from edgec.pipeline.core.errors import ModelError
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+
+from edgec.pipeline.core.errors import ModelError
 
 SHOWN = 4
 """Faults that an error lists of each kind."""

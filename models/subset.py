@@ -14,6 +14,7 @@ import lzma
 from pathlib import Path
 
 import numpy as np
+
 from edgec.models.fashion_mnist import SIDE, Images, Labels
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import Split

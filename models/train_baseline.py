@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from edgec.models.build import build, save_tensors
 from edgec.models.data import FULL, open_data
 from edgec.pipeline.compress.losses import label_loss

@@ -16,8 +16,9 @@ from typing import IO, TYPE_CHECKING, Any, Self
 from edgec.pipeline.core.errors import StoreError
 
 if TYPE_CHECKING:
-    from edgec.pipeline.core.protocols import Events
     from rich.progress import Progress
+
+    from edgec.pipeline.core.protocols import Events
 
 PLAIN_PERIOD_S = 10.0
 """Without a terminal a running job says where it is at most this often."""

@@ -189,6 +189,7 @@ def parity_on_host(work: Work, result: Compressed) -> Parity:
 def host_outputs(work: Work, result: Compressed, artifact: Artifact, split: Split) -> Any:
     """Logits (n, classes) of the artifact on a split, by the backend's runtime on this host."""
     import numpy as np
+
     from edgec.models.data import preprocess
 
     images, _ = result.data.dataset.arrays(split)

@@ -33,8 +33,9 @@ from edgec.profilers import energy
 
 if TYPE_CHECKING:
     import numpy as np
-    from edgec.targets.replies import ProfiledNetwork, ProfileRun
     from numpy.typing import ArrayLike, NDArray
+
+    from edgec.targets.replies import ProfiledNetwork, ProfileRun
 
 MAX_CLOCK_STEP_S = 0.05
 """Wall clock against monotonic clock. Slewing moves both alike (clock_gettime(2)), so a difference is a step."""

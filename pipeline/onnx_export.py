@@ -16,6 +16,9 @@ from pathlib import Path
 
 import onnx
 import torch
+from onnx import ModelProto, helper
+from torch import fx, nn
+
 from edgec.pipeline import qdq
 from edgec.pipeline.atomic import written_whole
 from edgec.pipeline.compress.folding import fold
@@ -23,8 +26,6 @@ from edgec.pipeline.compress.quantise import QuantNet
 from edgec.pipeline.core.errors import LoweringError, ModelError
 from edgec.pipeline.core.records import Precision, TensorSpec
 from edgec.pipeline.onnx_file import tensor_spec
-from onnx import ModelProto, helper
-from torch import fx, nn
 
 OPSETS = range(13, 19)
 """13: first with per-channel DequantizeLinear, last of TensorRT 8.2. 18: last that this exporter was tried with."""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
 from edgec.pipeline.core.errors import ConfigError, ModelError, ToolchainMissing
 from edgec.pipeline.core.records import Precision, TensorSpec
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from edgec.pipeline.core.errors import ParityFailed
 from edgec.pipeline.core.records import Comparison, Estimate, Parity, Precision, RecordId
 

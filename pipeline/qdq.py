@@ -13,8 +13,9 @@ from typing import Any
 
 import numpy as np
 import onnx
-from edgec.pipeline.core.errors import LoweringError
 from onnx import ModelProto, NodeProto, TensorProto, helper, numpy_helper
+
+from edgec.pipeline.core.errors import LoweringError
 
 INT32 = np.iinfo(np.int32)
 

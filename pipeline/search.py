@@ -56,6 +56,7 @@ def _identity(work: Work, facts: TargetFacts) -> dict[str, object]:
 
 def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, recipe: str) -> Search:
     import torch
+
     from edgec.pipeline.compress.aap import AAP
     from edgec.pipeline.compress.losses import distill_loss
     from edgec.pipeline.compress.rounds import RoundFolder

@@ -172,6 +172,7 @@ def _quantise(work: Work, data: Data, source: Checkpoint, *, name: str, train: b
 def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
     """A network with ranges searched on calibration images, untrained."""
     import torch
+
     from edgec.pipeline.compress.quantise import quantise
 
     images, _ = calibration(data, samples)

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import paramiko
+
 from edgec.pipeline.core.errors import CommandFailed, DeadlineExceeded, TargetError
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.targets.channel import LineChannel

@@ -16,6 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import paramiko
+
 from edgec.pipeline.core.errors import AuthRejected, ConfigError, ConnectTimeout, HostKeyChanged, HostKeyUnknown
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.targets.ssh_faults import connecting

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import paramiko
+from paramiko.ssh_exception import CouldNotCanonicalize, IncompatiblePeer
+
 from edgec.pipeline.core.errors import (
     AuthRejected,
     CommandFailed,
@@ -16,7 +18,6 @@ from edgec.pipeline.core.errors import (
     HostUnreachable,
     TargetError,
 )
-from paramiko.ssh_exception import CouldNotCanonicalize, IncompatiblePeer
 
 GONE = (errno.EHOSTUNREACH, errno.EHOSTDOWN, errno.ENETUNREACH, errno.ENETDOWN)
 SLOW = "is it overloaded, or is something else listening there? `connect_timeout_s` of the target sets the patience"

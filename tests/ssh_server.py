@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from edgec.pipeline.core.settings import TargetSettings
 
 SSHD = shutil.which("sshd", path=os.environ.get("PATH", "") + ":/usr/sbin:/sbin")

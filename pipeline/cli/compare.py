@@ -1,6 +1,7 @@
 """edgec compare: two measurements side by side, with intervals."""
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 
 

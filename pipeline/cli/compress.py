@@ -4,6 +4,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.cli.jobs import FRESH, goal_target, work_of
 

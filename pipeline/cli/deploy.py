@@ -3,6 +3,7 @@
 import sys
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.cli.jobs import FRESH, required_target, work_of
 

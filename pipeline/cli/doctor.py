@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import TargetError
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
 from edgec.pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import ConfigError
 

@@ -3,6 +3,7 @@
 from importlib.resources import files
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.cli.output import written_atomically
 from edgec.pipeline.core.errors import ConfigError

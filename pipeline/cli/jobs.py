@@ -4,6 +4,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+
 from edgec.pipeline.cli.frame import Context
 from edgec.pipeline.core.errors import ConfigError
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
+
 from edgec.pipeline.cli.frame import Finished, Helpful, Outcome
 from edgec.pipeline.cli.output import Output
 from edgec.pipeline.core.errors import ConfigError, EdgecError

@@ -1,6 +1,7 @@
 """edgec plan: what would run where, with which precision and why. Nothing is changed and nothing is trained."""
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.cli.jobs import required_target
 
@@ -26,7 +27,11 @@ def outcome(context: Context, name: str | None, *, explain: bool = False) -> Out
     lines = [f"{step.name:<10} {step.what}" for step in made.steps]
     if explain:
         lines += ["", *(f"{key:<32} {origin}" for key, origin in sorted(config.origins.items()))]
-    results: dict[str, object] = {"target": target.name, "board": facts.board, "steps": [{"name": s.name, "what": s.what} for s in made.steps]}
+    results: dict[str, object] = {
+        "target": target.name,
+        "board": facts.board,
+        "steps": [{"name": s.name, "what": s.what} for s in made.steps],
+    }
     if explain:
         results["origins"] = dict(config.origins)
     return Outcome(results=results, text="\n".join(lines))

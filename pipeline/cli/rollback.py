@@ -1,6 +1,7 @@
 """edgec rollback: the previous release is active again."""
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.cli.jobs import required_target
 

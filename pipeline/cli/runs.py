@@ -1,6 +1,7 @@
 """edgec runs: what has been deployed, when, where, and how it ended."""
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 
 

@@ -1,6 +1,7 @@
 """edgec targets: the configured targets, and with --probe what they answer."""
 
 import click
+
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import TargetError
 

@@ -25,6 +25,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from edgec.pipeline.compress import policy
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Groups, Selection
@@ -41,7 +43,6 @@ from edgec.pipeline.core.errors import CompressionError
 from edgec.pipeline.core.protocols import LatencyProbe
 from edgec.pipeline.core.records import Constraints, Cost, Digest, Estimate, Round
 from edgec.pipeline.core.settings import PruneSettings
-from torch import Tensor, nn
 
 Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
 """Trains a cut network, given the fraction of the cost that was just cut; returns it, or it and the number of images it saw.

@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from edgec.pipeline.compress.count import NORMS
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from edgec.pipeline.compress.count import NORMS
 
 ACTIVATIONS: tuple[Any, ...] = (
     *(F.relu, F.relu_, F.relu6, F.leaky_relu, F.leaky_relu_, F.elu, F.elu_, F.hardtanh, F.hardtanh_),

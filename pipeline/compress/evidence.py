@@ -4,10 +4,11 @@ import math
 from typing import Any
 
 import numpy as np
-from edgec.pipeline.core.errors import CompressionError
-from edgec.pipeline.core.records import Accuracy, Estimate, Split
 from numpy.typing import NDArray
 from torch import Tensor
+
+from edgec.pipeline.core.errors import CompressionError
+from edgec.pipeline.core.records import Accuracy, Estimate, Split
 
 Right = NDArray[np.bool_]
 """(n,): for each validation image, in a fixed order, whether a network is right."""

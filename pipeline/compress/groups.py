@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.channels import Group, Groups, Member, Selection, Side
 from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, evaluating, run, widths
 from edgec.pipeline.compress.surgery import copy_of, cut, is_depthwise, mask, reason_uncuttable
 from edgec.pipeline.core.errors import CompressionError, ModelError
-from torch import Tensor, nn
 
 OUTPUT = "its channels are the network's output"
 STREAM = "residual stream: several layers add to these channels"

@@ -10,6 +10,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from torch import Tensor, fx, nn
+from torch.func import functional_call
+
 from edgec.pipeline.compress.fake_quant import SMALLEST_SCALE, channelwise, fake_quantise, limits, weight_scales
 from edgec.pipeline.compress.folding import fold
 from edgec.pipeline.compress.ranges import Batch, activation_grids, inputs_from
@@ -18,8 +21,6 @@ from edgec.pipeline.compress.sites import ceiling, quantised_layers, sites
 from edgec.pipeline.core.errors import CompressionError, ModelError
 from edgec.pipeline.core.records import Precision
 from edgec.pipeline.core.settings import QuantiseSettings
-from torch import Tensor, fx, nn
-from torch.func import functional_call
 
 BIAS_LIMIT = 2**30
 """Largest bias integer that the search allows, half of int32: training may still shrink the scales a little."""

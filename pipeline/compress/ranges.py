@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor, fx
+
 from edgec.pipeline.compress.fake_quant import BINS, activation_grid
 from edgec.pipeline.core.errors import CompressionError, ModelError
-from torch import Tensor, fx
 
 _CHUNK = 2**24
 """histc counts in float32, which is exact up to here."""

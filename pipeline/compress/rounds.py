@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
+
 from edgec.pipeline.core.codec import canonical
 from edgec.pipeline.core.errors import StoreError
 from edgec.pipeline.core.records import Digest
-from torch import Tensor
 
 
 class RoundStore(Protocol):

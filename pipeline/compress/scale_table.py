@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import ClassVar
 
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
 from edgec.pipeline.compress.fake_quant import BITS, limits
 from edgec.pipeline.core.codec import canonical
 from edgec.pipeline.core.errors import ModelError
-from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

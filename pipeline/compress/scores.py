@@ -10,11 +10,12 @@ from typing import Protocol
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.activations import Site, watch
 from edgec.pipeline.compress.channels import Group, Groups, Side
 from edgec.pipeline.compress.count import NORMS, device_of, evaluating
 from edgec.pipeline.core.errors import CompressionError
-from torch import Tensor, nn
 
 Scores = dict[str, Tensor]
 """Group name to float64 scores, shape (channels,), on the CPU."""

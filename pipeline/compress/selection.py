@@ -8,9 +8,10 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from edgec.pipeline.compress.channel_cost import ChannelCost
 from edgec.pipeline.compress.channels import Groups, Selection
-from torch import Tensor
 
 MIN_CHANNELS = 4
 """No group is cut below this."""

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from edgec.pipeline.compress.folding import target_module
-from edgec.pipeline.core.errors import CompressionError, ModelError
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp, TensorMetadata
+
+from edgec.pipeline.compress.folding import target_module
+from edgec.pipeline.core.errors import CompressionError, ModelError
 
 _MOVES_MODULES = (nn.MaxPool1d, nn.MaxPool2d, nn.AdaptiveMaxPool2d, nn.Flatten, nn.Unflatten)
 _MOVES_FUNCTIONS = (F.max_pool1d, F.max_pool2d, F.adaptive_max_pool2d, torch.flatten, torch.reshape, torch.permute, torch.transpose)

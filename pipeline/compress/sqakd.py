@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from edgec.pipeline.compress.quantise import QuantNet
 from torch import Tensor, nn
+
+from edgec.pipeline.compress.quantise import QuantNet
 
 Loss = Callable[[nn.Module, Tensor, Tensor | None], Tensor]
 """(network, images, labels or None) to a scalar."""

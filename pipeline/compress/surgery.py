@@ -8,10 +8,11 @@ import copy
 from collections.abc import Iterable
 
 import torch
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.channels import Selection, Side
 from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS
 from edgec.pipeline.core.errors import ModelError
-from torch import Tensor, nn
 
 Places = dict[str, dict[Side, set[int]]]
 

@@ -18,6 +18,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
 from edgec.models.data import affine, padded, preprocess
 from edgec.models.fashion_mnist import Images, Labels
 from edgec.pipeline.compress import augment
@@ -26,8 +29,6 @@ from edgec.pipeline.core.errors import CompressionError
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Digest, Preprocess
 from edgec.pipeline.core.settings import TrainSettings
-from numpy.typing import NDArray
-from torch import Tensor, nn
 
 Loss = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """(module, normalised images (n, c, h, w), labels (n,)) to a scalar."""

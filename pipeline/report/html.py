@@ -10,8 +10,9 @@ from edgec.pipeline.report.plots import figures
 
 def render(report: Report) -> bytes:
     """HTML, UTF-8. Text from devices is escaped."""
-    import edgec
     from jinja2 import Environment, StrictUndefined
+
+    import edgec
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     template = files("edgec.pipeline").joinpath("templates", "report.html.j2").read_text(encoding="utf-8")

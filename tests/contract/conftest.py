@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from ssh_server import SSHD, SshServer
+
+from edgec.pipeline.core.settings import TargetSettings, TransportKind
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+
 from edgec.pipeline.core import registry
 
 METERS = registry.names("edgec.profilers.meters")

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_networks import digest, images, linear_network, weights
+
 from edgec.pipeline.core.errors import DeviceBusy, DeviceFull, DigestMismatch, ModelError, TargetError, ToolchainMissing
 from edgec.pipeline.core.records import StoppingRule
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.targets.replies import NetworkJob
 from edgec.targets.session import AgentSession, open_session
-from tiny_networks import digest, images, linear_network, weights
 
 QUICK = StoppingRule(min_time_s=0.02, min_count=40, rel_width=0.5, max_time_s=0.4, warmup_s=0.02, block=10)
 

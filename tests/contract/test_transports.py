@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from edgec.pipeline.core.errors import AgentDied, DeadlineExceeded, ProtocolViolation, TargetError
 from edgec.pipeline.core.protocols import Transport
 from edgec.pipeline.core.settings import TargetSettings

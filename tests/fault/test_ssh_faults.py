@@ -12,6 +12,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from ssh_server import SshServer, free_port, make_key, needs_sshd
+from tiny_networks import digest, images, linear_network
+
 from edgec.pipeline.core.errors import (
     AgentDied,
     AuthRejected,
@@ -30,8 +33,6 @@ from edgec.pipeline.core.records import StoppingRule
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.targets.replies import NetworkJob
 from edgec.targets.session import AgentSession, open_session
-from ssh_server import SshServer, free_port, make_key, needs_sshd
-from tiny_networks import digest, images, linear_network
 
 pytestmark = [needs_sshd, pytest.mark.ssh]
 

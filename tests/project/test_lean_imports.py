@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+
 from edgec.pipeline.cli.main import COMMANDS
 
 HEAVY = {"torch", "numpy", "scipy", "rich", "pydantic", "paramiko", "jinja2", "matplotlib", "onnx", "onnxruntime", "psutil", "cryptography"}

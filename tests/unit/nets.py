@@ -4,9 +4,10 @@ import copy
 import functools
 
 import torch
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.quantise import QuantNet, quantise
 from edgec.pipeline.core.settings import QuantiseSettings
-from torch import Tensor, nn
 
 
 class Residual(nn.Module):

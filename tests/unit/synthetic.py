@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+
 from edgec.pipeline import stats
 from edgec.pipeline.core.codec import digest_of_text, record_id
 from edgec.pipeline.core.errors import StoreError

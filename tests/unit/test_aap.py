@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from edgec.pipeline.compress import aap as aap_module
 from edgec.pipeline.compress.aap import AAP, PruneResult
 from edgec.pipeline.compress.channel_cost import CostUnit
@@ -23,7 +25,6 @@ from edgec.pipeline.core.codec import json_from
 from edgec.pipeline.core.errors import CompressionError
 from edgec.pipeline.core.records import Constraints, Estimate, Round
 from edgec.pipeline.core.settings import PruneSettings
-from torch import Tensor, nn
 
 torch.set_num_threads(1)
 SHAPE = (1, 12, 12)

@@ -9,8 +9,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from edgec.targets.agent import bundle
 from raw_agent import RawAgent
+
+from edgec.targets.agent import bundle
 
 
 def test_bytes_are_the_same_in_another_process_and_locale() -> None:

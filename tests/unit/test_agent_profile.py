@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom
+
 from edgec.targets.agent.network import batches, compared
 from edgec.targets.agent.profile import median_is_precise
 from edgec.targets.agent.sampler import Sampler
 from edgec.targets.agent.wire import Failure
-from scipy.stats import binom
 
 
 def width_by_definition(times: list[int]) -> float:

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from edgec.targets.agent.wire import MAX_LINE, PROTOCOL, Failure, Lines, decode, encode
 from raw_agent import RawAgent
+
+from edgec.targets.agent.wire import MAX_LINE, PROTOCOL, Failure, Lines, decode, encode
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from edgec.targets.agent.folder import Folder
 from edgec.targets.agent.objects import Objects
 from edgec.targets.agent.releases import Releases, prune_objects

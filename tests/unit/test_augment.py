@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+
 from edgec.pipeline.compress.augment import flip_and_shift
 
 

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from edgec.models.build import build, load_tensors, rebuild, save_tensors
 from edgec.models.resnet import ResNet
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import ModelSpec, TensorSpec
-from torch import Tensor, nn
 
 RESNET = "edgec.models.resnet:resnet20"
 

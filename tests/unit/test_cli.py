@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic import FACTS, shelf
+
 from edgec.pipeline.cli import doctor, main
 from edgec.pipeline.cli.output import spoken, written_atomically
 from edgec.pipeline.cli.probing import probe
 from edgec.pipeline.config import load
 from edgec.pipeline.core.errors import ConfigError, EdgecError, HostUnreachable
 from edgec.pipeline.core.settings import TargetSettings
-from synthetic import FACTS, shelf
 
 ROOT = Path(__file__).resolve().parents[2]
 

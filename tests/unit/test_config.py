@@ -4,6 +4,7 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
 from edgec.pipeline import config as reader
 from edgec.pipeline.config import load, target
 from edgec.pipeline.config_limits import LIMITS

@@ -1,10 +1,11 @@
 import pytest
 import torch
+from pruning_zoo import Inverted, ResNet
+from torch import nn
+
 from edgec.pipeline.compress.count import cost, run, widths
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import Cost
-from pruning_zoo import Inverted, ResNet
-from torch import nn
 
 
 def test_cost_of_a_convolution_with_norm_and_linear_is_the_closed_form():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from edgec.models import fashion_mnist, subset
 from edgec.models.data import affine, open_data, pack_for_device, preprocess
 from edgec.pipeline.core.errors import ConfigError, ModelError

@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from edgec.profilers import energy
-from edgec.targets.replies import MeterTrace
 from hypothesis import given
 from hypothesis import strategies as st
+
+from edgec.profilers import energy
+from edgec.targets.replies import MeterTrace
 
 S = 1_000_000_000
 PERIOD = S // 100

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from edgec.pipeline.core.errors import StoreError
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.events import Console, Fanout, JsonLog, Recorder, Silent

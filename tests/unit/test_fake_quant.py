@@ -3,8 +3,9 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from edgec.pipeline.compress import fake_quant as fq
 from torch import Tensor
+
+from edgec.pipeline.compress import fake_quant as fq
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from edgec.models import fashion_mnist
 from edgec.models.fetch import fetch, fetch_file
 from edgec.pipeline.core.errors import ModelError

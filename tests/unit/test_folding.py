@@ -1,10 +1,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from edgec.pipeline.compress.folding import fold
-from edgec.pipeline.core.errors import ModelError
 from nets import NETS, gratings, trained
 from torch import Tensor, nn
+
+from edgec.pipeline.compress.folding import fold
+from edgec.pipeline.core.errors import ModelError
 
 
 @pytest.mark.parametrize("name", NETS)

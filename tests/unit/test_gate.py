@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from scipy.stats import binom
+
 from edgec.pipeline import compare, gate, stats
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.records import (
@@ -26,7 +28,6 @@ from edgec.pipeline.core.records import (
     Verdict,
 )
 from edgec.pipeline.core.settings import GateSettings
-from scipy.stats import binom
 
 NONE = stats.refused("not measured")
 FACTS = TargetFacts(

@@ -1,11 +1,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from pruning_zoo import Bottleneck, Chain, Concat, Inverted, ResNet
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.channels import Side
 from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
 from edgec.pipeline.core.errors import CompressionError, ModelError
-from pruning_zoo import Bottleneck, Chain, Concat, Inverted, ResNet
-from torch import Tensor, nn
 
 X = torch.zeros(1, 1, 8, 8)
 

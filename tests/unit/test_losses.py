@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from edgec.pipeline.compress.losses import distill_loss, label_loss, soft_target_loss
 from torch import nn
+
+from edgec.pipeline.compress.losses import distill_loss, label_loss, soft_target_loss
 
 
 def softmax(z: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+
 from edgec.pipeline import measure, stats
 from edgec.pipeline.core import codec
 from edgec.pipeline.core.errors import MeasurementError, StoreError

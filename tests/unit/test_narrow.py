@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import torch
+from torch import Tensor, nn
+
 from edgec.models.build import rebuild
 from edgec.models.mobilenet import mobilenet_v2
 from edgec.models.narrow import narrow
@@ -11,7 +13,6 @@ from edgec.models.resnet import resnet20
 from edgec.models.vgg import vgg8
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import ModelSpec, TensorSpec
-from torch import Tensor, nn
 
 State = dict[str, Tensor]
 

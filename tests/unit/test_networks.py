@@ -4,10 +4,11 @@ import itertools
 
 import pytest
 import torch
+from torch import fx, nn
+
 from edgec.models.mobilenet import mobilenet_v2
 from edgec.models.resnet import BasicBlock, resnet20, resnet56
 from edgec.models.vgg import vgg8
-from torch import fx, nn
 
 NETWORKS = [resnet20, resnet56, vgg8, mobilenet_v2]
 

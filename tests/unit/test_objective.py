@@ -1,9 +1,10 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from edgec.pipeline import objective
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.records import Constraints
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

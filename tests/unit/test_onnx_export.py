@@ -5,15 +5,16 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
+from nets import NETS, calibration, gratings, quantised, trained
+from onnx import numpy_helper
+from torch import Tensor, nn
+
 from edgec.pipeline.backends.onnxruntime import BACKEND, islands
 from edgec.pipeline.compress.quantise import quantise
 from edgec.pipeline.core.errors import LoweringError, ModelError
 from edgec.pipeline.core.records import Precision, TensorSpec
 from edgec.pipeline.core.settings import QuantiseSettings
 from edgec.pipeline.onnx_export import export_float, export_quantised
-from nets import NETS, calibration, gratings, quantised, trained
-from onnx import numpy_helper
-from torch import Tensor, nn
 
 INPUTS = (TensorSpec(name="input", shape=(None, 1, 12, 12)),)
 CALIBRATION = calibration()

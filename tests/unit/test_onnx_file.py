@@ -5,11 +5,12 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
+
 from edgec.pipeline.backends.onnxruntime import BACKEND
 from edgec.pipeline.core.errors import ConfigError, ModelError
 from edgec.pipeline.core.records import TensorSpec
 from edgec.pipeline.onnx_file import inspect, make_inputs
-from onnx import TensorProto, helper, numpy_helper
 
 
 def foreign(path: Path, *, weight: np.ndarray | None = None, domain: str = "", **save: Any) -> Path:

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
+
 from edgec.pipeline.backends.onnxruntime import BACKEND
 from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
 from edgec.pipeline.core.records import Exported, Lineage, Precision, RuntimeFacts, TargetFacts, TensorSpec
-from onnx import TensorProto, helper
 
 
 def facts(*runtimes: RuntimeFacts) -> TargetFacts:

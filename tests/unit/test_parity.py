@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from edgec.pipeline.core.errors import LoweringError, ParityFailed
 from edgec.pipeline.core.records import Precision
 from edgec.pipeline.parity import compare, require, tolerance_for, verdict

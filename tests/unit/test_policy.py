@@ -3,11 +3,12 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from edgec.pipeline.compress.policy import MAX_PROBES, PROBE_MARGIN, Phase, Propose, Stop, Trial, is_accurate, is_small_and_fast, next_step
 from edgec.pipeline.core.records import Constraints, Estimate
 from edgec.pipeline.core.settings import PruneSettings
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 Curve = Callable[[float], float]
 LIMIT = 300

@@ -3,14 +3,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from nets import gratings, quantised
+from onnx import TensorProto, helper, numpy_helper
+
 from edgec.pipeline.backends.onnxruntime import BACKEND
 from edgec.pipeline.compress.quantise import QuantNet
 from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.records import TensorSpec
 from edgec.pipeline.onnx_export import export_quantised
 from edgec.pipeline.qdq import Grid, insert
-from nets import gratings, quantised
-from onnx import TensorProto, helper, numpy_helper
 
 
 def test_integer_simulation_reproduces_onnxruntime(tmp_path: Path) -> None:

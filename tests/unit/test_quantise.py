@@ -3,14 +3,15 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from nets import NETS, MobileNetLike, ResNetLike, VGGLike, calibration, gratings, quantised, trained
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.fake_quant import SMALLEST_SCALE
 from edgec.pipeline.compress.quantise import load_quantised, quantise, rounded_bias
 from edgec.pipeline.compress.scale_table import ScaleTable
 from edgec.pipeline.core.errors import CompressionError, ModelError
 from edgec.pipeline.core.records import Precision
 from edgec.pipeline.core.settings import QuantiseSettings
-from nets import NETS, MobileNetLike, ResNetLike, VGGLike, calibration, gratings, quantised, trained
-from torch import Tensor, nn
 
 CALIBRATION = calibration()
 

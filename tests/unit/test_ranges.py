@@ -1,10 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from nets import gratings, trained
+
 from edgec.pipeline.compress.fake_quant import BINS, activation_grid
 from edgec.pipeline.compress.folding import fold
 from edgec.pipeline.compress.ranges import activation_grids
-from nets import gratings, trained
 
 
 @pytest.mark.parametrize("node", ["x", "features_2", "features_4"])

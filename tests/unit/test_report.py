@@ -12,13 +12,14 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
+from synthetic import shelf
+
 from edgec.pipeline.core.errors import StoreError
 from edgec.pipeline.core.records import Deploy, Estimate
 from edgec.pipeline.core.units import seconds
 from edgec.pipeline.report import FORMATS, render, words
 from edgec.pipeline.report.model import Report, assemble
 from edgec.pipeline.report.plots import figures
-from synthetic import shelf
 
 
 @pytest.fixture(scope="module")

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+
 from edgec.pipeline.compress.rounds import RoundFolder, digest_of_tensors
 from edgec.pipeline.core.errors import StoreError
 

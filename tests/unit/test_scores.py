@@ -1,13 +1,14 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from pruning_zoo import Chain, Inverted, ResNet, settled
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.activations import watch
 from edgec.pipeline.compress.channels import Groups
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.compress.scores import Calibration, attention, criterion, gradient_attention, magnitude
 from edgec.pipeline.core.errors import CompressionError
-from pruning_zoo import Chain, Inverted, ResNet, settled
-from torch import Tensor, nn
 
 GENERATOR = torch.Generator().manual_seed(3)
 IMAGES = torch.randn(50, 1, 8, 8, generator=GENERATOR)

@@ -2,15 +2,16 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pruning_zoo import Chain, ResNet
+from torch import nn
+
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Group, Groups
 from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.compress.selection import floors, select
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pruning_zoo import Chain, ResNet
-from torch import nn
 
 SHAPE = (1, 8, 8)
 MODULE = ResNet(n=2, width=16)

@@ -5,6 +5,7 @@ import sys
 
 import paramiko
 import pytest
+
 from edgec.pipeline.core import errors
 from edgec.targets import session
 from edgec.targets.bootstrap import read

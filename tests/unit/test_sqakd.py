@@ -2,11 +2,12 @@ import math
 
 import pytest
 import torch
+from nets import gratings, trained
+from torch import nn
+
 from edgec.pipeline.compress.quantise import QuantNet, quantise
 from edgec.pipeline.compress.sqakd import SQAKD, Loss
 from edgec.pipeline.core.settings import QuantiseSettings
-from nets import gratings, trained
-from torch import nn
 
 IMAGES = gratings(512, seed=11)[0]
 

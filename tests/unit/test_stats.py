@@ -4,10 +4,11 @@ import math
 
 import numpy as np
 import pytest
-from edgec.pipeline import stats
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
+
+from edgec.pipeline import stats
 
 SEED = 20261123
 

@@ -1,13 +1,14 @@
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pruning_zoo import ZOO, Chain, settled
+
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Groups, Selection
 from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.compress.surgery import cut, mask
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from pruning_zoo import ZOO, Chain, settled
 
 SHAPE = (1, 8, 8)
 FOUND: dict[str, tuple[torch.nn.Module, Groups]] = {}

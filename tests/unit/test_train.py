@@ -13,6 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+
 from edgec.models.data import open_data, preprocess
 from edgec.models.mobilenet import mobilenet_v2
 from edgec.models.vgg import vgg8
@@ -22,7 +24,6 @@ from edgec.pipeline.compress.train import Optimizer, Plan, Samples, fit, optimiz
 from edgec.pipeline.core.errors import CompressionError
 from edgec.pipeline.core.records import Preprocess, Split
 from edgec.pipeline.core.settings import DataSettings, TrainSettings
-from torch import Tensor, nn
 
 GREY = Preprocess(mean=(0.5,), std=(0.5,), pad=0)
 SETTINGS = TrainSettings(batch=16, threads=1, device="cpu")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from edgec.models import train_baseline
 from edgec.models.build import load_tensors, rebuild
 from edgec.models.data import open_data
