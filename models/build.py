@@ -1,6 +1,5 @@
 """Builds networks, saves and loads their tensors, and rebuilds a network whose tensors are narrower than the builder's."""
 
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from edgec.models import dotted
 from edgec.models.narrow import narrow
 from edgec.pipeline.core.errors import ModelError
+from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.records import ModelSpec
 
 
@@ -31,15 +31,8 @@ def build(spec: ModelSpec) -> nn.Module:
 def save_tensors(module: nn.Module, path: Path) -> None:
     """Write the module's state (parameters and buffers) as safetensors: whole and flushed, or not at all."""
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in module.state_dict().items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        save_file(tensors, fresh)
-        with fresh.open("rb+") as stream:
-            os.fsync(stream.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with replacing(path) as draft:
+        save_file(tensors, draft)
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ Ours: "fashion-mnist" (see `fashion_mnist.py`) and "fashion-mnist-small", which 
 
 import difflib
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from edgec.models import dotted, fashion_mnist, subset
 from edgec.models.fashion_mnist import Images, Labels
 from edgec.pipeline.core.errors import ConfigError, ModelError
+from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.protocols import Dataset
 from edgec.pipeline.core.records import DataSpec, Digest, Preprocess, Split
 from edgec.pipeline.core.settings import DataSettings
@@ -150,15 +150,8 @@ def pack_for_device(images: Images, labels: Labels, how: Preprocess, path: Path)
     """
     require_images(images, how, "pack")
     scale, offset = affine(how)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    try:
-        with fresh.open("wb") as stream:
-            np.savez_compressed(stream, input=padded(images, how), scale=scale, offset=offset, label=labels)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(path)
-    finally:
-        fresh.unlink(missing_ok=True)
+    with replacing(path) as draft, draft.open("wb") as stream:
+        np.savez_compressed(stream, input=padded(images, how), scale=scale, offset=offset, label=labels)
 
 
 def spec_of(name: str, splits: Mapping[Split, tuple[Images, Labels]], classes: int, how: Preprocess, source: str) -> DataSpec:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from edgec.pipeline.core.codec import record_from, text_from
 from edgec.pipeline.core.errors import ConfigError, StoreError
+from edgec.pipeline.core.files import write_text
 from edgec.pipeline.core.records import Deploy, Measurement
-from edgec.pipeline.files import write_text
 from edgec.pipeline.measure import Predictions, predictions_from
 from edgec.pipeline.store import RunStore
 from edgec.pipeline.work import plain

@@ -6,8 +6,8 @@ from pathlib import Path
 from edgec.pipeline import onnx_file, parity, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
+from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.records import Artifact, Exported, Lineage, Parity, Precision
-from edgec.pipeline.files import digest_of
 from edgec.pipeline.loop import Compressed, form, parity_on_host
 from edgec.pipeline.work import Work, tool_versions
 

@@ -20,10 +20,10 @@ from onnx import ModelProto, helper
 from torch import fx, nn
 
 from edgec.pipeline import qdq
-from edgec.pipeline.atomic import written_whole
 from edgec.pipeline.compress.folding import fold
 from edgec.pipeline.compress.quantise import QuantNet
 from edgec.pipeline.core.errors import LoweringError, ModelError
+from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.records import Precision, TensorSpec
 from edgec.pipeline.onnx_file import tensor_spec
 
@@ -236,7 +236,7 @@ def _write(model: ModelProto, out: Path, precision: Precision, parameters: int, 
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise LoweringError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
     data = model.SerializeToString(deterministic=True)
-    with written_whole(out) as part:
+    with replacing(out) as part:
         part.write_bytes(data)
     return ExportedFile(
         path=out,

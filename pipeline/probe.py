@@ -11,9 +11,9 @@ from typing import Any
 
 from edgec.pipeline import stages
 from edgec.pipeline.core import registry
+from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.records import Artifact, Estimate
 from edgec.pipeline.core.settings import TargetSettings
-from edgec.pipeline.files import digest_of
 from edgec.pipeline.stats import quantile, ratio_of_medians
 from edgec.pipeline.work import Work
 from edgec.targets.replies import NetworkJob

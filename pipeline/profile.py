@@ -9,10 +9,10 @@ from typing import Any
 from edgec.pipeline import onnx_file
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import ConfigError
+from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Provenance
 from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
-from edgec.pipeline.files import digest_of
 from edgec.pipeline.measure import Setup, Subject, measurements_from
 from edgec.pipeline.work import tool_versions
 from edgec.targets.replies import NetworkJob

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
+from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Backend, Dataset
 from edgec.pipeline.core.records import (
     Accuracy,
@@ -22,7 +23,6 @@ from edgec.pipeline.core.records import (
     Split,
     TensorSpec,
 )
-from edgec.pipeline.files import digest_of
 from edgec.pipeline.work import Work, plain
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 from edgec.pipeline.core.codec import digest_of_json, record_from, record_id, text_from
 from edgec.pipeline.core.errors import ConfigError, StoreError
+from edgec.pipeline.core.files import digest_of, replacing, unwritable
 from edgec.pipeline.core.records import Digest, Record, RecordId
-from edgec.pipeline.files import digest_of, replacing, unwritable
 
 _VERSION = 1
 _TABLES = """

@@ -12,8 +12,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar
 
-from edgec.pipeline.atomic import written_whole
 from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
+from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.protocols import Backend, Support
 from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, TargetFacts
 
@@ -62,7 +62,7 @@ class OnnxRuntime:
             raise LoweringError(
                 f"{source} is not the exported file", hint="export again", context={"expected": exported.file, "found": digest}
             )
-        with written_whole(out) as part:
+        with replacing(out) as part:
             part.write_bytes(data)
         return Artifact(
             parent=parent,

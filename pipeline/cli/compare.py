@@ -9,7 +9,10 @@ from edgec.pipeline.cli.frame import Command, Context, Outcome
 @click.argument("a")
 @click.argument("b")
 def command(context: Context, *, a: str, b: str) -> Outcome:
-    """Compare two measurements (ids, deploy ids or baseline files); what was measured under unlike conditions is not, and the row says why."""
+    """Compare two measurements, with intervals.
+
+    A and B are ids of measurements or deploys, or baseline files. Measured under unlike conditions, a row says why it is not compared.
+    """
     from edgec.pipeline import baseline, compare
     from edgec.pipeline.measure import correctness
     from edgec.pipeline.report.single import comparison_text

@@ -18,7 +18,7 @@ def command(context: Context, *, name: str | None, output: Path | None, fresh: b
     from edgec.pipeline import loop, objective
     from edgec.pipeline.core import units
     from edgec.pipeline.core.codec import json_from, record_id
-    from edgec.pipeline.files import replacing
+    from edgec.pipeline.core.files import replacing
     from edgec.targets.session import open_session
 
     with work_of(context, fresh=fresh) as work:

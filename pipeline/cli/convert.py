@@ -24,8 +24,8 @@ def command(context: Context, *, file: Path, backend: str, precision: str, outpu
     """
     from edgec.pipeline import convert
     from edgec.pipeline.core.codec import json_from
+    from edgec.pipeline.core.files import replacing
     from edgec.pipeline.core.records import Precision
-    from edgec.pipeline.files import replacing
 
     if not file.is_file():
         raise ConfigError(f"{file} is not there", hint="give a .safetensors, .pt, .pth or .onnx file")

@@ -19,8 +19,8 @@ def command(context: Context, *, name: str | None, dry_run: bool, fresh: bool) -
 
         return outcome(context, name)
     from edgec.pipeline import gate, loop
+    from edgec.pipeline.core.files import replacing
     from edgec.pipeline.core.records import Verdict
-    from edgec.pipeline.files import replacing
     from edgec.pipeline.report import as_json, html, model, terminal
 
     with work_of(context, fresh=fresh) as work:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgec.pipeline.core.errors import ConfigError, EdgecError
+from edgec.pipeline.core.files import replacing
 
 SCHEMA = 1
 """Of the JSON document."""
@@ -91,27 +92,16 @@ def written_atomically(path: Path) -> Iterator[IO[bytes]]:
     A device or pipe that is there already (/dev/null) is written directly.
 
     Raises:
-        ConfigError: nothing can be written there.
+        ConfigError: nothing can be written there. StoreError: the disk is full.
     """
     path = path.resolve()
-    try:
-        if path.is_dir():
-            raise ConfigError(f"{path} is a folder", hint="name a file in it")
-        if path.exists() and not path.is_file():
-            with path.open("wb") as device:
-                yield device
-            return
-        draft = path.with_name(f".{path.name}.{os.getpid()}")
-        file = draft.open("xb")
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="check the folder and its permissions") from error
-    try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(path)
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="check the folder and its free space") from error
-    finally:
-        draft.unlink(missing_ok=True)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        try:
+            device = path.open("wb")
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be written: {error.strerror}", hint="check its permissions") from error
+        with device:
+            yield device
+        return
+    with replacing(path) as draft, draft.open("wb") as file:
+        yield file

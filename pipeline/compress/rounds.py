@@ -6,7 +6,6 @@ under a temporary name, synced and renamed: a JSON file that is there is whole, 
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from edgec.pipeline.core.codec import canonical
 from edgec.pipeline.core.errors import StoreError
+from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.records import Digest
 
 
@@ -51,8 +51,8 @@ class RoundFolder:
             if tensors is not None:
                 content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()})
                 document["tensors"] = hashlib.sha256(content).hexdigest()
-                self._write(f"{key}.safetensors", content)
-            self._write(f"{key}.json", canonical(document).encode())
+                _write(self._path / f"{key}.safetensors", content)
+            _write(self._path / f"{key}.json", canonical(document).encode())
         except OSError as error:
             raise StoreError(f"a round cannot be kept in {self._path}: {error.strerror}", hint="check space and permissions") from error
 
@@ -83,19 +83,6 @@ class RoundFolder:
     def _damaged(self, file: Path) -> StoreError:
         return StoreError(f"a kept round is damaged: {file}", hint=f"remove {file.with_suffix('')}.* to train this round again")
 
-    def _write(self, name: str, content: bytes) -> None:
-        temporary = self._path / f".{name}.{os.getpid()}"
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self._path / name)
-        folder = os.open(self._path, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
 
 def digest_of_tensors(tensors: Mapping[str, Tensor]) -> Digest:
     """SHA-256 of all tensors with their names, types and shapes: names a network, or a calibration split."""
@@ -105,3 +92,8 @@ def digest_of_tensors(tensors: Mapping[str, Tensor]) -> Digest:
         sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
+
+
+def _write(file: Path, content: bytes) -> None:
+    with replacing(file) as draft:
+        draft.write_bytes(content)

@@ -6,7 +6,6 @@ a CPU with the same number of threads, with the same bits as one that was not.
 
 import hashlib
 import math
-import os
 import pickle
 import time
 from collections.abc import Callable, Iterator
@@ -26,6 +25,7 @@ from edgec.models.fashion_mnist import Images, Labels
 from edgec.pipeline.compress import augment
 from edgec.pipeline.core.codec import digest_of_json
 from edgec.pipeline.core.errors import CompressionError
+from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Digest, Preprocess
 from edgec.pipeline.core.settings import TrainSettings
@@ -271,13 +271,8 @@ class _Run:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        fresh = self.file.with_name(f"{self.file.name}.new")
-        with fresh.open("wb") as stream:
-            torch.save(state, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        fresh.replace(self.file)
+        with replacing(self.file) as draft:
+            torch.save(state, draft)
 
     def restore(self) -> bool:
         """Continue from the checkpoint where it is this run's; another run's is overwritten at the first save.

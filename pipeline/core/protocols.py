@@ -7,7 +7,6 @@ from typing import Any, ClassVar, Protocol
 
 from edgec.pipeline.core.records import (
     Artifact,
-    Checkpoint,
     Digest,
     Estimate,
     Exported,
@@ -179,15 +178,3 @@ class Store(Protocol):
     def records(self, kind: str) -> Iterator[tuple[RecordId, Record]]:
         """Newest first."""
         ...
-
-
-class Reporter(Protocol):
-    """Renders the result of one deploy."""
-
-    def render(self, report: Any) -> bytes: ...
-
-
-class CheckpointStore(Protocol):
-    """Loads networks for records."""
-
-    def load(self, checkpoint: Checkpoint) -> Any: ...

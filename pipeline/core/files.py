@@ -1,5 +1,6 @@
 """Files that are never half written: temporary name beside the target, fsync, rename, fsync of the folder."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -10,7 +11,8 @@ from pathlib import Path
 from edgec.pipeline.core.errors import ConfigError, StoreError
 from edgec.pipeline.core.records import Digest
 
-_CHUNK = 1 << 20
+_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EFBIG}
+"""What a full, read-only or broken disk says."""
 
 
 def digest_of(file: Path) -> Digest:
@@ -24,9 +26,11 @@ def replacing(target: Path) -> Iterator[Path]:
     """A temporary path in the target's folder; on leaving without an exception it becomes the target, else it is removed.
 
     Raises:
-        ConfigError: the folder cannot be written to.
-        StoreError: the disk is full or broken.
+        ConfigError: the folder cannot be written to; said before the block is entered.
+        StoreError: the disk is full or broken. Other errors of the block pass through.
     """
+    if target.is_dir():
+        raise ConfigError(f"{target} is a folder", hint="name a file in it")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
@@ -42,6 +46,8 @@ def replacing(target: Path) -> Iterator[Path]:
         temporary.replace(target)
         sync_folder(target.parent)
     except OSError as error:
+        if error.errno not in _DISK:
+            raise
         raise StoreError(f"cannot write {target}: {error.strerror}", hint="free some space, or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
