@@ -17,6 +17,7 @@ from edgec.targets.ssh_faults import broken, working
 
 STALL_S = 30.0
 """Patience with a transfer in which nothing moves."""
+POLL_S = 0.005
 END_S = 2.0
 """Time for a command to end by itself once its input is closed."""
 BLOCK = 32768
@@ -58,7 +59,7 @@ class SshTransport:
                     elif channel.recv_stderr_ready():
                         err += channel.recv_stderr(BLOCK)
                     else:
-                        channel.status_event.wait(0.01)
+                        time.sleep(POLL_S)
                     if channel.closed and not channel.exit_status_ready():
                         raise broken(self.name, f"running {argv[0]}", EOFError("no exit status"))
                 return channel.recv_exit_status(), out.decode(errors="replace"), err.decode(errors="replace")
@@ -157,7 +158,7 @@ class SshPipe:
     def close(self) -> None:
         """Close its input, wait for it to end by itself (it frees the lock then), cut it off."""
         if not self._channel.closed:
-            with contextlib.suppress(EOFError, OSError):  # the link is gone: nothing is left to be closed in order
+            with contextlib.suppress(EOFError, OSError, paramiko.SSHException):  # the link is gone: nothing is left to be closed in order
                 self._channel.shutdown_write()
                 self._channel.status_event.wait(END_S)
         self._channel.close()

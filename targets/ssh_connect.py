@@ -4,6 +4,7 @@ Nothing is ever asked at a prompt and no password is ever sent. An unknown or ch
 """
 
 import getpass
+import glob
 import logging
 import shlex
 import socket
@@ -25,6 +26,7 @@ KEEPALIVE_S = 15
 UNACKNOWLEDGED_MS = 30_000
 """After this long without acknowledgement TCP gives a connection up (Linux, man 7 tcp: TCP_USER_TIMEOUT); the default is 15 minutes."""
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
+DEEPEST_INCLUDE = 16
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its tracebacks are for the log, not for the terminal
@@ -67,20 +69,24 @@ def route_from(settings: TargetSettings) -> Route:
     ours = [f"Port {settings.port}"] if settings.port else []
     ours += [f"User {settings.user}"] if settings.user else []
     try:
-        text = path.read_text() if settings.ssh_config is not None or path.is_file() else ""
+        text = _config_text(path) if settings.ssh_config is not None or path.is_file() else ""
         config = paramiko.SSHConfig.from_text("\n".join([*ours, text]))
     except (OSError, UnicodeDecodeError, paramiko.ConfigParseError) as error:
         raise ConfigError(f"the SSH configuration {path} cannot be read: {error}") from error
     asked = settings.host or settings.name
     found: dict[str, Any] = dict(config.lookup(asked))
     host = str(found.get("hostname", asked))
+    try:
+        port = int(found.get("port", 22))
+    except ValueError as error:
+        raise ConfigError(f"the SSH configuration {path} has the port {found['port']!r} for {asked}") from error
     known = (settings.known_hosts,) if settings.known_hosts else _paths(found.get("userknownhostsfile", "~/.ssh/known_hosts"))
     own = (settings.identity_file,) if settings.identity_file else tuple(Path(each) for each in found.get("identityfile", ()))
     jump = str(found.get("proxyjump", "none"))
     command = str(found.get("proxycommand", "none"))
     return Route(
         host=host,
-        port=int(found.get("port", 22)),
+        port=port,
         user=str(found.get("user", getpass.getuser())),
         alias=str(found.get("hostkeyalias", host)).lower(),
         identities=tuple(each.expanduser() for each in own or tuple(Path(key) for key in DEFAULT_KEYS)),
@@ -89,6 +95,20 @@ def route_from(settings: TargetSettings) -> Route:
         jumps=() if jump.lower() == "none" else tuple(part.strip() for part in jump.split(",")),
         proxy_command="" if command.lower() == "none" else command,
     )
+
+
+def _config_text(path: Path, depth: int = 0) -> str:
+    """The configuration with its Include lines replaced by the files they name, which paramiko does not do (man 5 ssh_config)."""
+    lines = []
+    for line in path.read_text().splitlines():
+        words = line.split("#")[0].replace("=", " ", 1).split()
+        if not words or words[0].lower() != "include":
+            lines.append(line)
+        elif depth < DEEPEST_INCLUDE:
+            for pattern in shlex.split(" ".join(words[1:])):
+                names = sorted(glob.glob(str(Path("~/.ssh").expanduser() / Path(pattern).expanduser())))
+                lines += [_config_text(Path(name), depth + 1) for name in names]
+    return "\n".join(lines)
 
 
 def _paths(text: Any) -> tuple[Path, ...]:

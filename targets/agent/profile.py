@@ -49,7 +49,7 @@ class Rule:
         self.min_time_s = fields.number("min_time_s", high=86400.0)
         self.min_count = fields.whole("min_count", low=1, high=10**7)
         self.rel_width = fields.number("rel_width")
-        self.max_time_s = fields.number("max_time_s", high=86400.0)
+        self.max_time_s = fields.number("max_time_s", low=0.001, high=86400.0)
         self.warmup_s = fields.number("warmup_s", high=3600.0)
         self.block = fields.whole("block", low=1, high=10**6)
 

@@ -215,6 +215,15 @@ def test_alias_port_user_key_and_known_hosts_come_from_the_ssh_configuration(ser
         pass
 
 
+def test_included_configuration_is_read(server: SshServer, tmp_path: Path) -> None:
+    base = server.settings()
+    assert base.ssh_config is not None
+    (tmp_path / "boards.conf").write_text(f"Host kitchen\n  HostName 127.0.0.1\n  Port {server.port}\n")
+    base.ssh_config.write_text(f"Include {tmp_path}/*.conf\nHost kitchen\n  Port 1\n")
+    with open_session(server.settings(host="kitchen", port=None)):
+        pass
+
+
 def test_jump_host(server: SshServer, tmp_path: Path) -> None:
     jump = SshServer(tmp_path / "jump")
     jump.start()
