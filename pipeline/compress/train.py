@@ -271,8 +271,8 @@ class _Run:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
-        with replacing(self.file) as draft:
-            torch.save(state, draft)
+        with replacing(self.file) as draft, draft.open("wb") as stream:
+            torch.save(state, stream)
 
     def restore(self) -> bool:
         """Continue from the checkpoint where it is this run's; another run's is overwritten at the first save.
