@@ -120,6 +120,7 @@ def main() -> None:
     except EdgecError as error:
         sys.stderr.write(f"{error}\n{error.hint}\n")
         raise SystemExit(error.exit_code) from error
+    chosen.out.mkdir(parents=True, exist_ok=True)
     save_tensors(module, chosen.out / f"{name}.safetensors")
     (chosen.out / f"{name}.json").write_text(json.dumps(card, indent=2) + "\n")
 

@@ -99,6 +99,7 @@ class RunStore:
         digest = digest_of(file)
         target = self._path(digest)
         if not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as temporary:
                 temporary.write_bytes(file.read_bytes())
         return digest

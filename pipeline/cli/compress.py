@@ -14,7 +14,10 @@ from edgec.pipeline.cli.jobs import FRESH, goal_target, work_of
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write the weights (safetensors) here.")
 @FRESH
 def command(context: Context, *, name: str | None, output: Path | None, fresh: bool) -> Outcome:
-    """Make a pruned and quantised checkpoint; interrupted, the same command continues."""
+    """Prune and quantise as the recipe says.
+
+    Interrupted, the same command continues where it stood.
+    """
     from edgec.pipeline import loop, objective
     from edgec.pipeline.core import units
     from edgec.pipeline.core.codec import json_from, record_id

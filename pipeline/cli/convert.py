@@ -17,7 +17,7 @@ from edgec.pipeline.core.errors import ConfigError
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="Of a checkpoint's conversion.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where the artifact goes.")
 def command(context: Context, *, file: Path, backend: str, precision: str, output: Path) -> Outcome:
-    """Lower FILE and say whether the result still computes the same function.
+    """Lower a checkpoint or an ONNX file for a backend, with a parity verdict.
 
     A checkpoint (.safetensors, .pt) is that of the network in [model]; it may be narrower than the builder's. An ONNX file is checked and
     taken as it is.

@@ -13,7 +13,10 @@ from edgec.pipeline.cli.jobs import FRESH, required_target, work_of
 @click.option("--dry-run", is_flag=True, help="Say what would run; the same as edgec plan.")
 @FRESH
 def command(context: Context, *, name: str | None, dry_run: bool, fresh: bool) -> Outcome:
-    """Compress, convert, ship, verify on the device, activate, measure, gate. Exit code 1 if the gate fails, 4 if it cannot decide."""
+    """The whole chain: compress, ship, verify, activate, measure, gate.
+
+    Exit code 1 if the gate fails or no candidate meets the objective, 4 if the evidence does not decide.
+    """
     if dry_run:
         from edgec.pipeline.cli.plan import outcome
 

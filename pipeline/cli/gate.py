@@ -13,9 +13,9 @@ from edgec.pipeline.core.errors import ConfigError
 @click.option("--baseline", "reference", metavar="ID|FILE", help="A measurement or deploy id, or a file of --write-baseline.")
 @click.option("--write-baseline", "out", type=click.Path(path_type=Path), metavar="FILE", help="Keep CANDIDATE as a baseline file.")
 def command(context: Context, *, candidate: str | None, reference: str | None, out: Path | None) -> Outcome:
-    """Decide whether CANDIDATE (a measurement or deploy id; the newest deploy by default) may be released.
+    """The release verdict against a baseline, for CI.
 
-    Exit code 0: passed; 1: failed; 4: the evidence does not decide. The rules are [gate] of the configuration.
+    CANDIDATE is a measurement or deploy id, the newest deploy by default. Exit code 0: passed; 1: failed; 4: the evidence does not decide. The rules are [gate] of the configuration.
     """
     from edgec.pipeline import baseline, gate
     from edgec.pipeline.core.codec import json_from, record_id

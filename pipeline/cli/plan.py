@@ -10,7 +10,10 @@ from edgec.pipeline.cli.jobs import required_target
 @click.option("--target", "name", metavar="NAME", help="Target of deploy.toml.")
 @click.option("--explain", is_flag=True, help="Where each configured value comes from.")
 def command(context: Context, *, name: str | None, explain: bool) -> Outcome:
-    """Show what deploy would do on a target, refusing what cannot work."""
+    """Show what deploy would do on a target, and why.
+
+    Nothing is changed and nothing is trained; what cannot work is refused here.
+    """
     return outcome(context, name, explain=explain)
 
 

@@ -19,7 +19,10 @@ from edgec.pipeline.core.errors import ConfigError
 @click.option("--input", "inputs", multiple=True, metavar="INPUT=FILE.npy", help="Values of an input. Repeatable.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the runtime; stronger than [measure] threads.")
 def command(context: Context, *, file: Path, name: str, shapes: tuple[str, ...], inputs: tuple[str, ...], threads: int | None) -> Outcome:
-    """Measure FILE on a target: latency, memory, energy where there is a sensor. No recipe and no training needed."""
+    """Measure any network file on a target.
+
+    Latency, memory, and energy where there is a sensor. No recipe and no training needed.
+    """
     from dataclasses import replace
 
     from edgec.pipeline.config import LOCALHOST, target

@@ -10,7 +10,10 @@ from edgec.pipeline.cli.jobs import required_target
 @click.option("--target", "name", metavar="NAME", help="Target of deploy.toml.")
 @click.option("--dry-run", is_flag=True, help="Only show the releases on the target.")
 def command(context: Context, *, name: str | None, dry_run: bool) -> Outcome:
-    """Make the release that was active before active again, after hashing its files anew on the target."""
+    """Make the previous release on a target active again.
+
+    Its files are hashed anew on the target first.
+    """
     from edgec.targets.session import open_session
 
     config = context.config()

@@ -271,6 +271,7 @@ class _Run:
             "module": self.module.state_dict(),
             "optimizer": self.optimizer.state_dict(),
         }
+        self.file.parent.mkdir(parents=True, exist_ok=True)
         with replacing(self.file) as draft, draft.open("wb") as stream:
             torch.save(state, stream)
 

@@ -32,7 +32,6 @@ def replacing(target: Path) -> Iterator[Path]:
     if target.is_dir():
         raise ConfigError(f"{target} is a folder", hint="name a file in it")
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=".tmp-", dir=target.parent)
     except OSError as error:
         raise unwritable(target, error) from error

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from edgec.pipeline.backends.onnxruntime import BACKEND, islands
 from edgec.pipeline.compress.quantise import quantise
-from edgec.pipeline.core.errors import LoweringError, ModelError
+from edgec.pipeline.core.errors import ConfigError, LoweringError, ModelError
 from edgec.pipeline.core.records import Precision, TensorSpec
 from edgec.pipeline.core.settings import QuantiseSettings
 from edgec.pipeline.onnx_export import export_float, export_quantised
@@ -228,7 +228,7 @@ def test_refusals_name_the_cause_and_leave_no_file(tmp_path: Path) -> None:
 
 
 def test_unwritable_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LoweringError, match="cannot write"):
+    with pytest.raises(ConfigError, match="cannot write"):
         export_float(nn.Sequential(nn.Linear(4, 4)), (TensorSpec(name="input", shape=(1, 4)),), tmp_path / "missing" / "n.onnx")
 
 

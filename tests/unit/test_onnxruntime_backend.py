@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from edgec.pipeline.backends.onnxruntime import BACKEND
-from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
+from edgec.pipeline.core.errors import ConfigError, LoweringError, ToolchainMissing
 from edgec.pipeline.core.records import Exported, Lineage, Precision, RuntimeFacts, TargetFacts, TensorSpec
 
 
@@ -91,7 +91,7 @@ def test_lower_refuses_another_file_and_custom_operators_and_leaves_nothing(tmp_
         BACKEND.lower(custom, "p", source, out)
     with pytest.raises(LoweringError, match=r"com\.example::Add"):
         BACKEND.lower(custom, "p", tmp_path / "c.onnx", out)
-    with pytest.raises(LoweringError, match="cannot write"):
+    with pytest.raises(ConfigError, match="cannot write"):
         BACKEND.lower(exported, "p", source, tmp_path / "missing" / "a.onnx")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["c.onnx", "e.onnx"]
 
