@@ -15,7 +15,8 @@ from edgec.pipeline.core.errors import ConfigError
 def command(context: Context, *, candidate: str | None, reference: str | None, out: Path | None) -> Outcome:
     """The release verdict against a baseline, for CI.
 
-    CANDIDATE is a measurement or deploy id, the newest deploy by default. Exit code 0: passed; 1: failed; 4: the evidence does not decide. The rules are [gate] of the configuration.
+    CANDIDATE is a measurement or deploy id, the newest deploy by default; the rules are [gate] of the configuration.
+    Exit code 0: passed; 1: failed; 4: the evidence does not decide.
     """
     from edgec.pipeline import baseline, gate
     from edgec.pipeline.core.codec import json_from, record_id

@@ -1,5 +1,6 @@
 """What commands that run stages share: the work record, the target, options."""
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -19,12 +20,16 @@ FRESH = click.option("--fresh", is_flag=True, help="Do every stage anew instead 
 
 @contextmanager
 def work_of(context: Context, *, fresh: bool = False) -> "Iterator[Work]":
-    """The configuration and the store of a command that runs stages; events go to the console and to a log beside the store."""
+    """The configuration and the store of a command that runs stages; events go to the console and to a log beside the store.
+
+    The configuration's folder can be imported from: a user's own network and data stand beside deploy.toml.
+    """
     from edgec.pipeline.events import Fanout, JsonLog
     from edgec.pipeline.store import RunStore
     from edgec.pipeline.work import Work
 
     config = context.config()
+    sys.path.insert(0, str(config.path.parent.resolve()))
     store = RunStore(context.folder)
     try:
         with JsonLog(context.folder / "log.jsonl") as log:

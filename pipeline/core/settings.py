@@ -140,7 +140,7 @@ class GateSettings:
 
     accuracy_drop_points: float | None = 2.0
     """Largest allowed loss of top-1 in percentage points, on the device, test split, paired by image."""
-    latency_ratio: float | None = 1.0
+    latency_ratio: float | None = None
     """Largest allowed p50 over the baseline's p50, measured in the same run."""
     size_ratio: float | None = 1.0
     """Largest allowed file size over the baseline's."""

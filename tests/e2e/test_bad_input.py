@@ -1,0 +1,94 @@
+"""Bad input gets one clear error that names the thing, the place and the remedy; no traceback reaches the user."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import Project, recipe
+
+
+def write(name: str, text: str | bytes) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode()) and None
+
+
+def nan_weights(folder: Path) -> None:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "net.safetensors")
+    tensors["fc.weight"][0, 0] = torch.nan
+    save_file(tensors, folder / "net.safetensors")
+
+
+def other_network(folder: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"stem.weight": torch.zeros(3, 3)}, folder / "net.safetensors")
+
+
+def pickled(folder: Path) -> None:
+    import pickle
+
+    (folder / "net.pt").write_bytes(pickle.dumps(print))
+    write("deploy.toml", recipe().replace("net.safetensors", "net.pt"))(folder)
+
+
+DEPLOY = ("deploy", "--target", "localhost")
+PROFILE = ("profile", "net.onnx")
+
+CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], int, tuple[str, ...]]] = {
+    "no configuration": (lambda folder: (folder / "deploy.toml").unlink(), DEPLOY, 2, ("deploy.toml", "edgec init")),
+    "empty configuration": (write("deploy.toml", ""), DEPLOY, 2, ("schema",)),
+    "invalid TOML": (write("deploy.toml", "schema = 1\n[model\n"), DEPLOY, 2, ("line 2",)),
+    "unknown key": (write("deploy.toml", recipe() + "\n[train2]\n"), DEPLOY, 2, ("train2", "train")),
+    "misspelt key": (write("deploy.toml", recipe().replace("epochs =", "epoch =")), DEPLOY, 2, ("epoch", "epochs", "line")),
+    "unknown target": (lambda _: None, ("deploy", "--target", "localhots"), 2, ("localhots", "localhost")),
+    "unknown backend": (
+        write("deploy.toml", recipe(targets='[[target]]\nname = "here"\ntransport = "local"\npython = "auto"\nbackend = "tensorrtt"\n')),
+        ("deploy", "--target", "here"),
+        2,
+        ("tensorrtt", "onnxruntime"),
+    ),
+    "unreadable objective": (write("deploy.toml", recipe(objective='["latency <= 5"]')), DEPLOY, 2, ("latency <= 5", "latency_p50")),
+    "missing weights": (lambda folder: (folder / "net.safetensors").unlink(), DEPLOY, 5, ("net.safetensors",)),
+    "weights of another network": (other_network, DEPLOY, 5, ("stem.weight",)),
+    "truncated weights": (
+        lambda folder: write("net.safetensors", (folder / "net.safetensors").read_bytes()[:999])(folder),
+        DEPLOY,
+        5,
+        ("net.safetensors",),
+    ),
+    "NaN weights": (nan_weights, DEPLOY, 5, ("fc.weight",)),
+    "weights that run code": (pickled, DEPLOY, 5, ("net.pt",)),
+    "builder that is not there": (write("deploy.toml", recipe().replace("mine:network", "mine:netwrok")), DEPLOY, 5, ("netwrok",)),
+    "module that is not there": (write("deploy.toml", recipe().replace("mine:network", "nine:network")), DEPLOY, 5, ("nine",)),
+    "data that is not there": (write("deploy.toml", recipe().replace("mine:data", "mine:dota")), DEPLOY, 5, ("dota",)),
+    "truncated ONNX": (write("net.onnx", b"\x08\x08\x12\x05hello"), PROFILE, 5, ("net.onnx",)),
+    "empty ONNX": (write("net.onnx", b""), PROFILE, 5, ("net.onnx",)),
+    "not ONNX": (write("net.onnx", "<html>not found</html>" * 40), PROFILE, 5, ("net.onnx",)),
+    "no such file": (lambda _: None, ("profile", "absent.onnx"), 5, ("absent.onnx",)),
+    "ending of no backend": (write("net.pb", b"x"), ("profile", "net.pb"), 2, (".pb", ".onnx")),
+    "output folder that is not there": (
+        lambda _: None,
+        ("convert", "net.safetensors", "--to", "onnxruntime", "--output", "absent/net.onnx"),
+        2,
+        ("absent",),
+    ),
+    "store that is a file": (write(".edgec", "x"), DEPLOY, 2, (".edgec",)),
+    "nothing to gate": (lambda _: None, ("gate", "--baseline", "b.json"), 2, ("deploy",)),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input(project: Project, case: str) -> None:
+    spoil, words, code, parts = CASES[case]
+    spoil(project.folder)
+    answer = project.run(*words, "--json")
+    assert answer.code == code, answer.stderr
+    said = answer.document["error"]
+    for part in parts:
+        assert part in answer.stderr
+    assert said["what"]
+    assert said["hint"], said
+    assert not (project.folder / ".edgec").is_dir() or not list((project.folder / ".edgec").rglob(".tmp-*"))

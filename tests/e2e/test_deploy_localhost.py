@@ -1,0 +1,89 @@
+"""The main job on this machine, as a user runs it."""
+
+import json
+from pathlib import Path
+
+from conftest import Project, recipe
+
+
+def test_deploy_twice_takes_all_but_the_measurement_from_the_store(project: Project, tmp_path: Path) -> None:
+    first = project.run("deploy", "--target", "localhost", "--json")
+    assert first.code == 0, first.stderr
+    current = tmp_path / "home" / ".edgec" / "apps" / "shirts" / "current"
+    release = current.readlink()
+    manifest = json.loads((current / "manifest.json").read_text())
+    assert set(manifest["lineage"]) >= {"artifact", "checkpoint", "data", "weights", "commit", "tools", "seed"}
+    again = project.run("deploy", "--target", "localhost", "--json")
+    assert again.code == 0, again.stderr
+    one, two = first.document["results"], again.document["results"]
+    assert one["cached"] == []
+    assert {"dense", "prune", "quantise prune", "export compressed", "lower compressed to onnxruntime"} <= set(two["cached"])
+    assert current.readlink() == release
+    assert one["deployment"]["sent_bytes"] > 0
+    assert two["deployment"]["sent_bytes"] == 0
+    before, after = ([n["measurement"]["latency"]["blocks"] for n in each["networks"]] for each in (one, two))
+    assert before != after
+    compressed, dense = one["networks"][-1], one["networks"][0]
+    assert compressed["cost"]["parameters"] <= 0.7 * dense["cost"]["parameters"]
+    assert compressed["measurement"]["accuracy"]["n"] == 400
+    assert compressed["measurement"]["energy"]["gross_j"]["value"] is None
+    assert compressed["measurement"]["energy"]["gross_j"]["reason"]
+    page = (project.folder / "report.html").read_text()
+    assert "<svg" in page
+
+
+def test_rollback_makes_the_previous_release_active(project: Project, tmp_path: Path) -> None:
+    current = tmp_path / "home" / ".edgec" / "apps" / "shirts" / "current"
+    project.configure(recipe(prune=False))
+    assert project.run("deploy", "--target", "localhost").code == 0
+    old = current.readlink()
+    project.configure(recipe())
+    assert project.run("deploy", "--target", "localhost").code == 0
+    new = current.readlink()
+    assert new != old
+    answer = project.run("rollback", "--target", "localhost", "--json")
+    assert answer.document["results"] == {"left": new.name, "active": old.name}
+    assert current.readlink() == old
+
+
+def test_runs_report_compare_and_gate_read_what_deploy_left(project: Project) -> None:
+    project.configure(recipe(prune=False))
+    assert project.run("deploy", "--target", "localhost").code == 0
+    (run,) = project.run("runs", "--json").document["results"]["runs"]
+    assert project.run("gate", "--write-baseline", "baseline.json").code == 0
+    assert project.run("deploy", "--target", "localhost").code == 0
+    verdict = project.run("gate", "--baseline", "baseline.json", "--json")
+    outcomes = {rule["rule"]: rule["outcome"] for rule in verdict.document["results"]["record"]["rules"]}
+    assert outcomes["accuracy_drop_points"] == "pass"
+    assert outcomes["size_ratio"] == "pass"
+    rows = project.run("compare", run["id"], "baseline.json", "--json").document["results"]["rows"]
+    assert {row["metric"]: row["related"]["value"] for row in rows}["size"] == 1.0
+    for form in ("table", "json", "csv", "markdown", "junit", "html"):
+        assert project.run("report", "--format", form, "--output", f"r.{form}").code == 0
+        assert (project.folder / f"r.{form}").stat().st_size > 500
+
+
+def test_gate_fails_with_1_when_the_file_may_not_be_larger(project: Project) -> None:
+    project.configure(recipe(prune=False).replace("size_ratio = 1.0", "size_ratio = 0.01"))
+    answer = project.run("deploy", "--target", "localhost", "--json")
+    assert answer.code == 1
+    assert answer.document["results"]["verdict"]["outcome"] == "fail"
+
+
+def test_an_objective_that_nothing_meets_ends_with_1_and_the_nearest(project: Project, tmp_path: Path) -> None:
+    project.configure(recipe(objective='["params <= 0.01 x dense"]', epochs=0.2))
+    answer = project.run("deploy", "--target", "localhost", "--json")
+    assert answer.code == 1, answer.stderr
+    error = answer.document["error"]
+    assert error["type"] == "ObjectiveNotMet"
+    assert error["context"]["nearest"]["parameters"] > 0
+    assert not (tmp_path / "home" / ".edgec" / "apps").exists()
+
+
+def test_plan_says_the_steps_and_changes_nothing(project: Project) -> None:
+    answer = project.run("plan", "--target", "localhost", "--json")
+    assert answer.code == 0, answer.stderr
+    steps = {step["name"]: step["what"] for step in answer.document["results"]["steps"]}
+    assert "params <= 0.7 x dense" in steps["prune"]
+    assert "int8" in steps["lower"]
+    assert not (project.folder / ".edgec").exists()
