@@ -272,9 +272,9 @@ def log_to(stream: Any, *, verbosity: int) -> None:
     level = {0: logging.WARNING, 1: logging.INFO}.get(max(0, verbosity), logging.DEBUG)
     logging.basicConfig(stream=stream, level=level, format="%(levelname)s %(name)s: %(message)s", force=True)
     logging.captureWarnings(True)
-    if verbosity <= 0:
-        for noisy in ("py.warnings", "paramiko"):  # shown with -v: a library's advice is not a user's business, our errors are told anyway
-            logging.getLogger(noisy).setLevel(logging.ERROR if verbosity == 0 else logging.CRITICAL)
+    if verbosity <= 0:  # shown with -v: a library's advice is not a user's business, our errors are told anyway
+        logging.getLogger("py.warnings").setLevel(logging.ERROR)
+        logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # it logs tracebacks of what it raises
 
 
 def _elapsed(seconds: float) -> str:

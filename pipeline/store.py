@@ -98,7 +98,7 @@ class RunStore:
         """Copy a file in; its digest is its name from now on."""
         digest = digest_of(file)
         target = self._path(digest)
-        if not target.exists():
+        if not self.has(digest):
             target.parent.mkdir(parents=True, exist_ok=True)
             with replacing(target) as temporary:
                 temporary.write_bytes(file.read_bytes())

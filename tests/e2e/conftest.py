@@ -5,7 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -140,12 +140,15 @@ size_ratio = 1.0
 """
 
 
-def recipe(*, prune: bool = True, objective: str = '["params <= 0.7 x dense"]', width: int = 8, epochs: float = 1.0, targets: str = "") -> str:
+SMALLER = '["params <= 0.7 x dense"]'
+
+
+def recipe(*, prune: bool = True, objective: str = SMALLER, width: int = 8, epochs: float = 1.0, targets: str = "") -> str:
     return RECIPE.format(prune=str(prune).lower(), objective=objective, width=width, epochs=epochs, targets=targets)
 
 
 @pytest.fixture
-def project(tmp_path: Path, weights: Path) -> Iterator[Project]:
+def project(tmp_path: Path, weights: Path) -> Project:
     """Quantise and prune, deployed to localhost with its own home folder."""
     folder, home = tmp_path / "project", tmp_path / "home"
     home.mkdir()
@@ -153,4 +156,4 @@ def project(tmp_path: Path, weights: Path) -> Iterator[Project]:
     shutil.copy(weights, folder / "net.safetensors")
     made = Project(folder, home)
     made.configure(recipe())
-    yield made
+    return made

@@ -39,10 +39,15 @@ PROFILE = ("profile", "net.onnx")
 
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], int, tuple[str, ...]]] = {
     "no configuration": (lambda folder: (folder / "deploy.toml").unlink(), DEPLOY, 2, ("deploy.toml", "edgec init")),
-    "empty configuration": (write("deploy.toml", ""), DEPLOY, 2, ("schema",)),
+    "empty configuration": (write("deploy.toml", ""), DEPLOY, 2, ("deploy.toml", "edgec init")),
     "invalid TOML": (write("deploy.toml", "schema = 1\n[model\n"), DEPLOY, 2, ("line 2",)),
     "unknown key": (write("deploy.toml", recipe() + "\n[train2]\n"), DEPLOY, 2, ("train2", "train")),
-    "misspelt key": (write("deploy.toml", recipe().replace("epochs =", "epoch =")), DEPLOY, 2, ("epoch", "epochs", "line")),
+    "misspelt key": (
+        write("deploy.toml", recipe().replace("epochs =", "epoch =")),
+        DEPLOY,
+        2,
+        ("deploy.toml:15", "epoch is unknown", "epochs"),
+    ),
     "unknown target": (lambda _: None, ("deploy", "--target", "localhots"), 2, ("localhots", "localhost")),
     "unknown backend": (
         write("deploy.toml", recipe(targets='[[target]]\nname = "here"\ntransport = "local"\npython = "auto"\nbackend = "tensorrtt"\n')),

@@ -1,9 +1,10 @@
 """The main job on this machine, as a user runs it."""
 
 import json
+import shutil
 from pathlib import Path
 
-from conftest import Project, recipe
+from conftest import Project, recipe, trained
 
 
 def test_deploy_twice_takes_all_but_the_measurement_from_the_store(project: Project, tmp_path: Path) -> None:
@@ -21,8 +22,7 @@ def test_deploy_twice_takes_all_but_the_measurement_from_the_store(project: Proj
     assert current.readlink() == release
     assert one["deployment"]["sent_bytes"] > 0
     assert two["deployment"]["sent_bytes"] == 0
-    before, after = ([n["measurement"]["latency"]["blocks"] for n in each["networks"]] for each in (one, two))
-    assert before != after
+    assert {n["id"] for n in one["networks"]}.isdisjoint(n["id"] for n in two["networks"])
     compressed, dense = one["networks"][-1], one["networks"][0]
     assert compressed["cost"]["parameters"] <= 0.7 * dense["cost"]["parameters"]
     assert compressed["measurement"]["accuracy"]["n"] == 400
@@ -87,3 +87,40 @@ def test_plan_says_the_steps_and_changes_nothing(project: Project) -> None:
     assert "params <= 0.7 x dense" in steps["prune"]
     assert "int8" in steps["lower"]
     assert not (project.folder / ".edgec").exists()
+
+
+LOOP = recipe(objective='["latency_p50 <= 0.6 x dense"]', width=24, epochs=0.5).replace("size_ratio = 1.0", "")
+
+
+def test_a_latency_bound_is_met_by_what_is_measured_or_the_nearest_is_said(project: Project, tmp_path: Path) -> None:
+    shutil.copy(trained(tmp_path, 24, 0.5), project.folder / "net.safetensors")
+    project.configure(LOOP)
+    answer = project.run("deploy", "--target", "localhost", "--json")
+    if answer.code == 1 and "error" in answer.document:
+        assert answer.document["error"]["context"]["nearest"]["latency_ratio"] > 0
+        return
+    results = answer.document["results"]
+    rules = {rule["rule"]: rule for rule in results["verdict"]["rules"]}
+    seen, outcome = rules["objective_latency_ratio"]["seen"], rules["objective_latency_ratio"]["outcome"]
+    assert outcome == {0: "pass", 1: "fail", 4: "inconclusive"}[answer.code]
+    assert (outcome == "pass") == (seen["high"] <= 0.6)
+    rounds = results["search"]["rounds"]
+    probes = [each for each in rounds if each["checkpoint"] is None]
+    assert probes
+    assert all(each["latency_ratio"]["value"] > 0 and each["trained_images"] == 0 for each in probes)
+    assert rounds[-1]["trained_images"] > 0
+    assert rounds[0]["checkpoint"] is None, "something is measured before anything is trained"
+
+
+def test_ranges_that_lose_too_much_are_trained_without_labels(project: Project) -> None:
+    project.configure(
+        recipe(prune=False)
+        .replace("tolerance_points = 5.0", "tolerance_points = 0.0\nepochs = 1.0\nbogus")
+        .replace("bogus", "")
+        .replace("samples = 128\ntol", "samples = 1\ntol")
+    )
+    answer = project.run("compress", "--json")
+    assert answer.code == 0, answer.stderr
+    parameters = answer.document["results"]["record"]["lineage"]["parameters"]
+    assert "training label-free (SQAKD)" in answer.stderr
+    assert parameters["method"] in {"static", "sqakd"}

@@ -26,7 +26,9 @@ def server(tmp_path: Path) -> Iterator[SshServer]:
 def target(server: SshServer, **changes: object) -> str:
     settings = server.settings(**changes)
     keys = ("host", "port", "user", "identity_file", "known_hosts", "ssh_config", "python", "folder", "connect_timeout_s")
-    lines = [f"{key} = {value if isinstance(value := getattr(settings, key), (int, float)) else chr(34) + str(value) + chr(34)}" for key in keys]
+    lines = [
+        f"{key} = {value if isinstance(value := getattr(settings, key), (int, float)) else chr(34) + str(value) + chr(34)}" for key in keys
+    ]
     return "\n".join(["[[target]]", 'name = "board"', *lines])
 
 
