@@ -113,14 +113,9 @@ def test_a_latency_bound_is_met_by_what_is_measured_or_the_nearest_is_said(proje
 
 
 def test_ranges_that_lose_too_much_are_trained_without_labels(project: Project) -> None:
-    project.configure(
-        recipe(prune=False)
-        .replace("tolerance_points = 5.0", "tolerance_points = 0.0\nepochs = 1.0\nbogus")
-        .replace("bogus", "")
-        .replace("samples = 128\ntol", "samples = 1\ntol")
-    )
+    poor = recipe(prune=False).replace("samples = 128\ntolerance_points = 5.0", "samples = 1\ntolerance_points = 0.0\nepochs = 1.0")
+    project.configure(poor)
     answer = project.run("compress", "--json")
     assert answer.code == 0, answer.stderr
-    parameters = answer.document["results"]["record"]["lineage"]["parameters"]
     assert "training label-free (SQAKD)" in answer.stderr
-    assert parameters["method"] in {"static", "sqakd"}
+    assert answer.document["results"]["record"]["lineage"]["parameters"]["method"] in {"static", "sqakd"}

@@ -1,5 +1,6 @@
 """The main job over a real OpenSSH server, and what can go wrong on the way, as the user sees it."""
 
+import json
 import os
 import signal
 import time
@@ -26,9 +27,8 @@ def server(tmp_path: Path) -> Iterator[SshServer]:
 def target(server: SshServer, **changes: object) -> str:
     settings = server.settings(**changes)
     keys = ("host", "port", "user", "identity_file", "known_hosts", "ssh_config", "python", "folder", "connect_timeout_s")
-    lines = [
-        f"{key} = {value if isinstance(value := getattr(settings, key), (int, float)) else chr(34) + str(value) + chr(34)}" for key in keys
-    ]
+    values = {key: getattr(settings, key) for key in keys}
+    lines = [f"{key} = {json.dumps(value if isinstance(value, (int, float)) else str(value))}" for key, value in values.items()]
     return "\n".join(["[[target]]", 'name = "board"', *lines])
 
 

@@ -79,10 +79,18 @@ def test_a_file_that_is_no_database_is_refused(tmp_path: Path) -> None:
         RunStore(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["", "[]", "{}", '{"kind":"model"}', '{"kind":"weird","schema":1}', '{"kind":"model","schema":2}', '{"kind":"model","schema":1,"x":1}'],
+DAMAGED = (
+    "",
+    "[]",
+    "{}",
+    '{"kind":"model"}',
+    '{"kind":"weird","schema":1}',
+    '{"kind":"model","schema":2}',
+    '{"kind":"model","schema":1,"x":1}',
 )
+
+
+@pytest.mark.parametrize("text", DAMAGED)
 def test_a_damaged_record_is_refused(store: RunStore, text: str) -> None:
     identity = store.put(model())
     with sqlite3.connect(store.folder / "store.db") as db:
