@@ -93,7 +93,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "samples": at_least(1),
     },
     "quantise": {"tolerance_points": at_least(0), "samples": at_least(1), "epochs": at_least(0), "lr": above(0)},
-    "measure": {"batch": at_least(1), "threads": at_least(1)},
+    "measure": {"batch": at_least(1), "threads": at_least(1), "idle_s": at_least(0)},
     "measure.rule": _RULE,
     "measure.probe": _RULE,
     "gate": {

@@ -240,7 +240,7 @@ def measure(
                 predictions=_kept(work, predictions_json(classes, labels, Split.TEST)),
             )
     with work.events.stage(f"measure on {target.name}"):
-        run = session.profile(jobs, settings.rule, meter=settings.meter, idle_s=IDLE_S, seed=work.config.seed)
+        run = session.profile(jobs, settings.rule, meter=settings.meter, idle_s=settings.idle_s, seed=work.config.seed)
     setup = Setup(
         target=target.name,
         facts=facts,
@@ -253,10 +253,6 @@ def measure(
         command=work.command,
     )
     return measurements_from(run, subjects, setup), _device_agreement(work, result, predictions[COMPRESSED])
-
-
-IDLE_S = 1.0
-"""Idle before and after a run, for the meter; energy net of idle needs it."""
 
 
 def _job(each: Form, inputs: str, threads: int) -> NetworkJob:

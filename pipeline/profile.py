@@ -18,9 +18,6 @@ from edgec.pipeline.work import tool_versions
 from edgec.targets.replies import NetworkJob
 from edgec.targets.session import open_session
 
-IDLE_S = 1.0
-"""Rest before and after a run where there is a meter: energy net of idle needs it."""
-
 
 def artifact_of(file: Path) -> Artifact:
     """A foreign file as an artifact. Its precision is what its tensors say: int8 where it has quantised operators.
@@ -89,7 +86,7 @@ def profile(
                 threads=settings.threads,
             )
             with events.stage(f"measure on {target.name}"):
-                run = session.profile([job], settings.rule, meter=settings.meter, idle_s=IDLE_S, seed=seed)
+                run = session.profile([job], settings.rule, meter=settings.meter, idle_s=settings.idle_s, seed=seed)
     setup = Setup(
         target=target.name,
         facts=facts,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
@@ -24,9 +24,6 @@ from edgec.pipeline.core.records import (
     TensorSpec,
 )
 from edgec.pipeline.work import Work, plain
-
-if TYPE_CHECKING:
-    from edgec.pipeline.onnx_export import ExportedFile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,11 +225,21 @@ def exported(work: Work, checkpoint: Checkpoint, *, label: str) -> Exported:
 
 def _export(work: Work, checkpoint: Checkpoint) -> Exported:
     with _temporary("model.onnx") as out:
-        written = _write_onnx(work, network(work, checkpoint), out)
-        digest = work.store.adopt(out)
+        record = _write_onnx(work, network(work, checkpoint), out, parent=record_id(checkpoint))
+        work.store.adopt(out)
+    return record
+
+
+def _write_onnx(work: Work, module: Any, out: Path, *, parent: RecordId) -> Exported:
+    from edgec.pipeline.compress.quantise import QuantNet
+    from edgec.pipeline.onnx_export import export_float, export_quantised
+
+    inputs = model_spec(work).inputs
+    export = export_quantised if isinstance(module, QuantNet) else export_float
+    written = export(module, inputs, out, dynamic_batch=True)
     return Exported(
-        parent=record_id(checkpoint),
-        file=digest,
+        parent=parent,
+        file=digest_of(out),
         size_bytes=written.size_bytes,
         opset=written.opset,
         ir=written.ir,
@@ -244,35 +251,13 @@ def _export(work: Work, checkpoint: Checkpoint) -> Exported:
     )
 
 
-def _write_onnx(work: Work, module: Any, out: Path) -> "ExportedFile":
-    from edgec.pipeline.compress.quantise import QuantNet
-    from edgec.pipeline.onnx_export import export_float, export_quantised
-
-    inputs = model_spec(work).inputs
-    if isinstance(module, QuantNet):
-        return export_quantised(module, inputs, out, dynamic_batch=True)
-    return export_float(module, inputs, out, dynamic_batch=True)
-
-
 def lower_candidate(work: Work, data: Data, module: Any, backend: Backend, out: Path, *, samples: int) -> None:
     """A candidate in the form in which it would be deployed, for measuring its latency: not a record, not cached."""
     if work.config.quantise.enabled:
         module = static_quantised(work, data, module, samples)
-    with _temporary("candidate.onnx") as onnx:
-        written = _write_onnx(work, module, onnx)
-        source = Exported(
-            parent="",
-            file=digest_of(onnx),
-            size_bytes=written.size_bytes,
-            opset=written.opset,
-            ir=written.ir,
-            precision=written.precision,
-            inputs=written.inputs,
-            outputs=written.outputs,
-            parameters=written.parameters,
-            lineage=work.lineage("candidate"),
-        )
-        backend.lower(source, "", onnx, out)
+    with _temporary("candidate.onnx") as file:
+        source = _write_onnx(work, module, file, parent="")
+        backend.lower(source, "", file, out)
 
 
 def artifact(work: Work, source: Exported, backend_name: str, *, label: str) -> Artifact:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.func import functional_call
 
+from edgec.models.narrow import narrow
 from edgec.pipeline.compress.fake_quant import SMALLEST_SCALE, channelwise, fake_quantise, limits, weight_scales
 from edgec.pipeline.compress.folding import fold
 from edgec.pipeline.compress.ranges import Batch, activation_grids, inputs_from
@@ -64,11 +65,7 @@ def load_quantised(dense_module: nn.Module, tensors: Mapping[str, Tensor], table
         ModelError: tensors or table do not belong to this network.
     """
     folded = fold(dense_module)
-    _narrow(folded, tensors)
-    problems = folded.load_state_dict(dict(tensors), strict=False)
-    wrong = [*problems.missing_keys, *problems.unexpected_keys]
-    if wrong:
-        raise ModelError(f"the quantised weights are of another network: {', '.join(wrong[:3])}", context={"tensors": wrong})
+    narrow(folded, tensors)
     return QuantNet(folded, table).eval()
 
 
@@ -231,20 +228,3 @@ def _largest_scale(folded: fx.GraphModule, producer: fx.Node, site: SiteScale) -
     """Scale at which the grid just reaches the ceiling of the clip that it follows; a part in a million less, for float32 products."""
     top = ceiling(folded, producer)
     return float("inf") if top is None else top * (1 - 1e-6) / (limits(site.bits, signed=site.signed)[1] - site.zero_point)
-
-
-def _narrow(folded: fx.GraphModule, tensors: Mapping[str, Tensor]) -> None:
-    """Give the dense network's layers the widths of the saved weights."""
-    for name, layer in folded.named_modules():
-        weight = tensors.get(f"{name}.weight")
-        if not isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) or weight is None or weight.dim() != layer.weight.dim():
-            continue
-        if isinstance(layer, nn.Linear):
-            layer.out_features, layer.in_features = weight.shape
-        else:
-            if layer.groups > 1 and layer.groups == layer.in_channels:
-                layer.groups = weight.shape[0] * layer.in_channels // layer.out_channels
-            layer.out_channels, layer.in_channels = weight.shape[0], weight.shape[1] * layer.groups
-        layer.weight = nn.Parameter(torch.empty_like(weight))
-        if f"{name}.bias" in tensors:
-            layer.bias = nn.Parameter(torch.empty_like(tensors[f"{name}.bias"]))

@@ -130,6 +130,8 @@ class MeasureSettings:
     """The shorter protocol for candidates inside the search."""
     batch: int = 1
     threads: int = 1
+    idle_s: float = 1.0
+    """Rest before and after a run on a target with a meter: energy net of idle needs it."""
     meter: str = "auto"
     """auto: the first usable one on the target · none · a meter's name."""
 
