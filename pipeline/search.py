@@ -67,7 +67,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     train_images, train_labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=train_images, labels=train_labels, preprocess=data.spec.preprocess)
     folder = work.store.work / recipe[:16]
-    loss = distill_loss(stages.network(work, dense), label_weight=settings.label_weight, distill_weight=settings.distill_weight)
+    loss = distill_loss(module, label_weight=settings.label_weight, distill_weight=settings.distill_weight)
 
     def recover(network: Any, share: float) -> tuple[Any, int]:
         lr = settings.lr_large if share > LARGE_CUT else settings.lr

@@ -16,7 +16,7 @@ In a training loop of one's own::
 Method: Zhao et al., "Automatic Attention Pruning", AISTATS 2023 (arXiv 2303.08595, 2201.10520): rounds of attention, layer-aware
 threshold, recovery, and a return to the last good round. Departs where measurements spoke against it: the score is weighted with
 the loss gradient, the layer's weight is the cost of one channel and follows the cut in small sub-steps, channels are removed
-physically in every round, the search steps in ln(cost kept), and accepts with a margin on held-out data.
+physically in every round and what is left is re-fitted, the search steps in ln(cost kept), and accepts with a margin on held-out data.
 """
 
 import time
@@ -32,6 +32,7 @@ from edgec.pipeline.compress.count import cost, device_of, layers, widths
 from edgec.pipeline.compress.evidence import Right, accuracy_from, estimate_from, paired_drop, right_from
 from edgec.pipeline.compress.groups import OUTPUT, find_groups
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
+from edgec.pipeline.compress.refit import refit
 from edgec.pipeline.compress.rounds import RoundStore, digest_of_tensors
 from edgec.pipeline.compress.scores import Calibration, Scores, criterion
 from edgec.pipeline.compress.selection import floors, select
@@ -325,6 +326,8 @@ class AAP:
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_seed_from(key))
+                if self._settings.refit:
+                    refit(network.module, narrow, selection, self._calibration.images, seed=_seed_from(key))
                 answer = run.recover(narrow, share)
         except CompressionError as error:
             answer, failure = None, f"rejected: {error.what}"
@@ -344,14 +347,15 @@ class AAP:
         return trained, module
 
     def _key(self, run: _Run, network: _Network, what: str, asked: float) -> str:
-        """Names a step by everything that its result depends on."""
+        """Names a step by everything that its result depends on; a cut alone is not re-fitted."""
         settings = self._settings
+        refits = settings.refit and what == "train"
         return digest_of_json(
             {
                 "what": [what, asked, self._unit, self._seed, run.recipe],
                 "networks": [network.digest, self._dense.digest],
                 "calibration": self._calibration_digest,
-                "settings": [settings.criterion, settings.substeps, settings.floor, settings.round_to, list(settings.protect)],
+                "settings": [settings.criterion, settings.substeps, settings.floor, settings.round_to, list(settings.protect), refits],
             }
         )
 
