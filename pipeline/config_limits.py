@@ -73,7 +73,6 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "train": {
         "batch": at_least(1),
         "lr": above(0),
-        "lr_large": above(0),
         "weight_decay": at_least(0),
         "epochs": at_least(0),
         "final_epochs": at_least(0),

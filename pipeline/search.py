@@ -10,9 +10,6 @@ from edgec.pipeline.core.protocols import LatencyProbe
 from edgec.pipeline.core.records import Checkpoint, Round, Search, Split, TargetFacts
 from edgec.pipeline.work import Work, plain
 
-LARGE_CUT = 0.3
-"""Share of the cost; after a larger cut in one round recovery restarts from the higher rate (measured: small cuts want a gentle one)."""
-
 
 def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, facts: TargetFacts | None) -> Search:
     """Prune the dense network to the configured objective; the rounds, probes among them, are kept and a killed search resumes.
@@ -68,11 +65,10 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     train_images, train_labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=train_images, labels=train_labels, preprocess=data.spec.preprocess)
     folder = work.store.work / recipe[:16]
-    loss = distill_loss(stages.network(work, dense), label_weight=settings.label_weight, distill_weight=settings.distill_weight)
+    loss = distill_loss(module, label_weight=settings.label_weight, distill_weight=settings.distill_weight)
 
-    def recover(network: Any, share: float) -> tuple[Any, int]:
-        lr = settings.lr_large if share > LARGE_CUT else settings.lr
-        plan = Plan(name="recover", epochs=settings.epochs, lr=lr, seed=work.config.seed, depends_on=(recipe,))
+    def recover(network: Any, _cut: float) -> tuple[Any, int]:
+        plan = Plan(name="recover", epochs=settings.epochs, lr=settings.lr, seed=work.config.seed, depends_on=(recipe,))
         result = fit(network, samples, loss=loss, plan=plan, settings=settings, events=work.events, work=folder)
         return network, result.images_seen
 

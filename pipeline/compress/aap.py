@@ -16,7 +16,7 @@ In a training loop of one's own::
 Method: Zhao et al., "Automatic Attention Pruning", AISTATS 2023 (arXiv 2303.08595, 2201.10520): rounds of attention, layer-aware
 threshold, recovery, and a return to the last good round. Departs where measurements spoke against it: the score is weighted with
 the loss gradient, the layer's weight is the cost of one channel and follows the cut in small sub-steps, channels are removed
-physically in every round, the search steps in ln(cost kept), and accepts with a margin on held-out data.
+physically in every round and what is left is re-fitted, the search steps in ln(cost kept), and accepts with a margin on held-out data.
 """
 
 import time
@@ -29,20 +29,25 @@ from torch import Tensor, nn
 
 from edgec.pipeline.compress import policy
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
-from edgec.pipeline.compress.channels import Groups, Selection
+from edgec.pipeline.compress.channels import Group, Groups, Selection
 from edgec.pipeline.compress.count import cost, device_of, layers, widths
 from edgec.pipeline.compress.evidence import Right, accuracy_from, estimate_from, paired_drop, right_from
 from edgec.pipeline.compress.groups import OUTPUT, find_groups
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
+from edgec.pipeline.compress.refit import refit
 from edgec.pipeline.compress.rounds import RoundStore, digest_of_tensors
 from edgec.pipeline.compress.scores import Calibration, Scores, criterion
 from edgec.pipeline.compress.selection import floors, select
-from edgec.pipeline.compress.surgery import cut
+from edgec.pipeline.compress.surgery import cut, kept
 from edgec.pipeline.core.codec import adapter, digest_of_json, json_from
 from edgec.pipeline.core.errors import CompressionError
 from edgec.pipeline.core.protocols import LatencyProbe
 from edgec.pipeline.core.records import Constraints, Cost, Digest, Estimate, Round
 from edgec.pipeline.core.settings import PruneSettings
+
+PART = 0.7
+"""Cost kept by one part of a larger cut. VGG-8 at 0.31 of its MACs after 4 epochs of recovery: 1.7 points lost (test 1.8) when cut at once,
+1.2 (0.9) when re-fitted and scored anew after each of three parts."""
 
 Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
 """Trains a cut network, given the fraction of the cost that was just cut; returns it, or it and the number of images it saw.
@@ -105,6 +110,14 @@ class _Network:
     groups: Groups
     price: CountedCost
     scores: Scores | None = None
+    next: "_Network | None" = None
+    """After one part of a larger cut, re-fitted; itself when the floors leave nothing to cut."""
+    stays: dict[str, list[int]] = field(default_factory=dict)
+    """Of a part: group to the channels that are left, numbered as in the network that the cut began with."""
+
+    @property
+    def cost(self) -> float:
+        return self.price.total({})
 
 
 @dataclass(slots=True, kw_only=True)
@@ -270,14 +283,14 @@ class AAP:
         """Choose channels, remove them, count and, where asked for, measure what is left; or find that this was done before."""
         measured = run.probe is not None and (step.phase is Phase.TRAIN or self._constraints.latency_ratio is not None)
         key = self._key(run, network, "measured" if measured else "cut", step.cost_kept)
-        kept = None if run.store is None else run.store.load(key)
-        if kept is not None:
-            done: _Cut = adapter(_Cut).validate_python(kept[1])
+        stored = None if run.store is None else run.store.load(key)
+        if stored is not None:
+            done: _Cut = adapter(_Cut).validate_python(stored[1])
             if done.latency_ratio is not None and done.latency_s is not None:
                 run.latencies[digest_of_json(done.widths)] = done.latency_ratio, done.latency_s
             return done
         started = time.monotonic()
-        selection = self._select(network, step.cost_kept)
+        selection = self._whole(network, *self._last_part(network, step.cost_kept))
         narrow = cut(network.module, selection)
         shape = digest_of_json(widths(narrow))
         if run.probe is not None and measured and selection and shape not in run.latencies:
@@ -297,7 +310,45 @@ class AAP:
             run.store.save(key, None, json_from(done))
         return done
 
-    def _select(self, network: _Network, cost_kept: float) -> Selection:
+    def _last_part(self, network: _Network, cost_kept: float) -> tuple[_Network, Selection]:
+        """What goes last on the way to this cost, and from which network.
+
+        With the re-fit, a large cut is made in parts of `PART`, each re-fitted and its channels scored anew; else in one.
+        """
+        target = cost_kept * self._in_unit(self._dense_cost)
+        part = network
+        while self._settings.refit and target < PART * part.cost:
+            following = part.next = part.next or self._after_part(part)
+            if following is part or following.cost < target:
+                break
+            part = following
+        return part, self._select(part, target)
+
+    def _after_part(self, part: _Network) -> _Network:
+        selection = self._select(part, PART * part.cost)
+        if not selection:
+            return part
+        following = self._network(self._refitted(part, selection))
+        following.stays = {g.name: self._stays(part, g, selection) for g in part.groups.prunable}
+        return following
+
+    def _stays(self, part: _Network, group: Group, selection: Selection) -> list[int]:
+        before = part.stays.get(group.name, range(group.channels))
+        return [before[i] for i in kept(group.channels, selection.removed.get(group.name, ()))]
+
+    def _whole(self, network: _Network, part: _Network, last: Selection) -> Selection:
+        """All parts of a cut as one selection from the network that it began with."""
+        stays = {g.name: self._stays(part, g, last) for g in part.groups.prunable}
+        gone = {g.name: tuple(kept(g.channels, stays[g.name])) for g in network.groups.prunable}
+        return replace(last, groups=network.groups, removed={name: channels for name, channels in gone.items() if channels})
+
+    def _refitted(self, network: _Network, selection: Selection) -> nn.Module:
+        narrow = cut(network.module, selection)
+        seed = _seed_from(digest_of_json([self._seed, network.digest, selection.digest]))
+        refit(network.module, narrow, selection, self._calibration.images, seed=seed)
+        return narrow
+
+    def _select(self, network: _Network, target: float) -> Selection:
         if network.scores is None:
             seed = _seed_from(digest_of_json([self._seed, network.digest]))
             network.scores = self._criterion(network.groups, network.module, replace(self._calibration, seed=seed))
@@ -305,7 +356,7 @@ class AAP:
             network.groups,
             network.scores,
             network.price,
-            target=cost_kept * self._in_unit(self._dense_cost),
+            target=target,
             floor=self._floors,
             substeps=self._settings.substeps,
             round_to=self._settings.round_to,
@@ -315,14 +366,16 @@ class AAP:
         """The cut network after recovery and evaluation; no network when training failed."""
         key = self._key(run, network, "train", step.cost_kept)
         narrow = cut(network.module, selection)
-        kept = None if run.store is None else run.store.load(key)
-        if kept is not None:
-            tensors, data = kept
+        stored = None if run.store is None else run.store.load(key)
+        if stored is not None:
+            tensors, data = stored
             if tensors is not None:
                 narrow.load_state_dict(tensors)
             return adapter(_Trained).validate_python(data), None if tensors is None else narrow
         started = time.monotonic()
-        share = 1 - self._in_unit(cost(narrow, self._shape)) / self._in_unit(cost(network.module, self._shape))
+        if self._settings.refit:
+            narrow = self._refitted(*self._last_part(network, step.cost_kept))
+        share = 1 - self._in_unit(cost(narrow, self._shape)) / network.cost
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_seed_from(key))
@@ -352,7 +405,14 @@ class AAP:
                 "what": [what, asked, self._unit, self._seed, run.recipe],
                 "networks": [network.digest, self._dense.digest],
                 "calibration": self._calibration_digest,
-                "settings": [settings.criterion, settings.substeps, settings.floor, settings.round_to, list(settings.protect)],
+                "settings": [
+                    settings.criterion,
+                    settings.substeps,
+                    settings.floor,
+                    settings.round_to,
+                    list(settings.protect),
+                    settings.refit,
+                ],
             }
         )
 

@@ -1,9 +1,9 @@
 """Losses for `train.fit`: labels, or labels and a teacher's soft targets."""
 
+from edgec.pipeline.compress.surgery import copy_of
+from edgec.pipeline.compress.train import Loss
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from edgec.pipeline.compress.train import Loss
 
 
 def label_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
@@ -30,11 +30,15 @@ def soft_target_loss(student: Tensor, teacher: Tensor, *, temperature: float) ->
 def distill_loss(teacher: nn.Module, *, temperature: float = 4.0, label_weight: float = 1.0, distill_weight: float = 1.0) -> Loss:
     """label_weight * cross-entropy + distill_weight * T² KL(teacher ‖ student). With `label_weight` 0 labels are not looked at.
 
-    The teacher runs in evaluation mode without gradients and moves to the images' device at the first batch.
+    The loss keeps a copy of the teacher as it is now, in evaluation mode and without gradients, which moves to the images' device at the
+    first batch; the caller's network is not touched.
+
+    Raises:
+        ModelError: the teacher cannot be copied.
     """
     if label_weight == 0 and distill_weight == 0:
         raise ValueError("a loss needs a weight other than 0")
-    teacher.eval().requires_grad_(requires_grad=False)
+    frozen = copy_of(teacher).eval().requires_grad_(requires_grad=False)
 
     def loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         student: Tensor = module(images).float()
@@ -42,7 +46,7 @@ def distill_loss(teacher: nn.Module, *, temperature: float = 4.0, label_weight: 
         if label_weight != 0:
             value = value + label_weight * F.cross_entropy(student, labels)
         if distill_weight != 0:
-            soft = teacher.to(images.device)(images).detach()
+            soft = frozen.to(images.device)(images).detach()
             value = value + distill_weight * soft_target_loss(student, soft, temperature=temperature)
         return value
 

@@ -48,7 +48,7 @@ def copy_of(module: nn.Module) -> nn.Module:
 def cut(module: nn.Module, selection: Selection) -> nn.Module:
     """A copy of the network without the selected channels: smaller tensors, same dtype, device and `requires_grad`."""
     narrow = copy_of(module)
-    for name, sides in _places(selection).items():
+    for name, sides in removed_places(selection).items():
         _cut_layer(narrow.get_submodule(name), sides)
     return narrow
 
@@ -57,7 +57,7 @@ def cut(module: nn.Module, selection: Selection) -> nn.Module:
 def mask(module: nn.Module, selection: Selection) -> nn.Module:
     """A copy of the same shape in which the selected channels are exactly 0 after normalisation (eval mode)."""
     silent = copy_of(module)
-    for name, sides in _places(selection).items():
+    for name, sides in removed_places(selection).items():
         layer = silent.get_submodule(name)
         gone = sorted(sides.get(Side.OUT, set()) | sides.get(Side.CHANNEL, set()))
         for tensor in (layer.weight, layer.bias, getattr(layer, "running_mean", None)):
@@ -66,7 +66,7 @@ def mask(module: nn.Module, selection: Selection) -> nn.Module:
     return silent
 
 
-def _places(selection: Selection) -> Places:
+def removed_places(selection: Selection) -> Places:
     """Layer and side to the positions that go, over all groups."""
     places: Places = {}
     for group in selection.groups:
@@ -78,7 +78,7 @@ def _places(selection: Selection) -> Places:
 
 def _cut_layer(layer: nn.Module, sides: dict[Side, set[int]]) -> None:
     if isinstance(layer, NORMS):
-        keep = _kept(layer.num_features, sides[Side.CHANNEL])
+        keep = kept(layer.num_features, sides[Side.CHANNEL])
         for name in ("weight", "bias", "running_mean", "running_var"):
             _keep(layer, name, 0, keep)
         layer.num_features = len(keep)
@@ -87,7 +87,7 @@ def _cut_layer(layer: nn.Module, sides: dict[Side, set[int]]) -> None:
         layer.out_features, layer.in_features = _cut_matrix(layer, layer.out_features, layer.in_features, sides)
     elif is_depthwise(layer):
         assert isinstance(layer, CONVOLUTIONS)
-        keep = _kept(layer.out_channels, sides[Side.CHANNEL])
+        keep = kept(layer.out_channels, sides[Side.CHANNEL])
         _keep(layer, "weight", 0, keep)
         _keep(layer, "bias", 0, keep)
         layer.out_channels = layer.in_channels = layer.groups = len(keep)
@@ -97,14 +97,15 @@ def _cut_layer(layer: nn.Module, sides: dict[Side, set[int]]) -> None:
 
 
 def _cut_matrix(layer: nn.Module, outputs: int, inputs: int, sides: dict[Side, set[int]]) -> tuple[int, int]:
-    rows, columns = _kept(outputs, sides.get(Side.OUT, ())), _kept(inputs, sides.get(Side.IN, ()))
+    rows, columns = kept(outputs, sides.get(Side.OUT, ())), kept(inputs, sides.get(Side.IN, ()))
     _keep(layer, "weight", 0, rows)
     _keep(layer, "weight", 1, columns)
     _keep(layer, "bias", 0, rows)
     return len(rows), len(columns)
 
 
-def _kept(size: int, gone: Iterable[int]) -> list[int]:
+def kept(size: int, gone: Iterable[int]) -> list[int]:
+    """Positions that stay, ascending."""
     return sorted(set(range(size)) - set(gone))
 
 

@@ -268,6 +268,23 @@ def test_kept_steps_of_another_recipe_or_seed_are_not_used(dense, tmp_path):
     assert [run("a", 0), run("a", 0), run("b", 0), run("a", 1)] == [1, 0, 1, 1]
 
 
+def test_refit_gives_accuracy_back_before_any_recovery_and_kept_steps_know_it(dense, tmp_path):
+    calls: list[float] = []
+
+    def untrained(network: nn.Module, cut: float) -> nn.Module:
+        calls.append(cut)
+        return network
+
+    def drop(refit: bool) -> float:
+        settings = PruneSettings(round_to=1, step=0.5, refit=refit)
+        aap = search(dense, Constraints(params_ratio=0.5), settings)
+        (seen,) = [r for r in aap.run(recover=untrained, evaluate=right, store=RoundFolder(tmp_path)).rounds if r.checkpoint]
+        return seen.accuracy_drop.value
+
+    assert drop(refit=True) < 0.5 * drop(refit=False)
+    assert len(calls) == 2
+
+
 def test_training_that_fails_rejects_the_round_with_its_reason(dense):
     calls: list[float] = []
 

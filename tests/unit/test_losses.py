@@ -63,6 +63,17 @@ def test_teacher_gets_no_gradient_and_the_student_does(batch) -> None:
     assert student.weight.grad.abs().sum() > 0
 
 
+def test_teacher_is_copied_as_it_is_and_left_alone(batch) -> None:
+    x, y = batch
+    student, teacher = linear(0), linear(1)
+    loss = distill_loss(teacher, label_weight=0.0)
+    before = loss(student, x, y).item()
+    assert teacher.training
+    assert teacher.weight.requires_grad
+    teacher.weight.data.zero_()
+    assert loss(student, x, y).item() == before
+
+
 def test_a_loss_of_nothing_is_refused() -> None:
     with pytest.raises(ValueError, match="weight"):
         distill_loss(linear(0), label_weight=0, distill_weight=0)
