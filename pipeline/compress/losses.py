@@ -1,9 +1,10 @@
 """Losses for `train.fit`: labels, or labels and a teacher's soft targets."""
 
-from edgec.pipeline.compress.surgery import copy_of
-from edgec.pipeline.compress.train import Loss
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from edgec.pipeline.compress.surgery import copy_of
+from edgec.pipeline.compress.train import Loss
 
 
 def label_loss(module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:

@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.channels import Selection, Side
 from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, device_of, evaluating
 from edgec.pipeline.compress.surgery import Places, kept, removed_places
-from torch import Tensor, nn
 
 IMAGES = 256
 """Calibration images used at most: they pass through the network in one batch."""

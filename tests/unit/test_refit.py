@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pruning_zoo import ZOO, Chain, ResNet, settled
+from torch import Tensor, nn
+
 from edgec.pipeline.compress.channels import Selection
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.compress.refit import patches, refit, ridge_step
 from edgec.pipeline.compress.surgery import cut
-from pruning_zoo import ZOO, Chain, ResNet, settled
-from torch import Tensor, nn
 
 SHAPE = (1, 8, 8)
 
