@@ -2,7 +2,7 @@
 
 Uses torch's TorchScript-based exporter (`dynamo=False`). Reasons, measured with torch 2.13: it writes the opset that it is asked for
 (the other one writes 18 when asked for 13, which TensorRT 8.2 needs), keeps parameter names, gives smaller files, and takes 0.2 s where
-the other takes 2 to 6 s, which counts when every candidate of a pruning search is exported. It needs no onnxscript.
+the other takes 2 to 6 s, which counts when every candidate of a pruning search is exported.
 
 The same network gives the same bytes: names come from the network, nothing of the machine or of the time is in the file.
 """

@@ -13,8 +13,8 @@ from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import TargetError
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "torch": ("torch", "torch-pruning", "safetensors", "onnx", "onnxscript"),
-    "onnxruntime": ("onnxruntime", "onnx"),
+    "torch": ("torch", "torch-pruning", "safetensors"),
+    "onnxruntime": ("onnxruntime",),
 }
 """What `pip install "edgec[name]"` brings; the same as in pyproject.toml (a test compares)."""
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgec.pipeline.core.errors import ConfigError
+from edgec.pipeline.core.errors import ConfigError, ToolchainMissing
 
 if TYPE_CHECKING:
     from edgec.pipeline.core.protocols import Events, Store
@@ -134,4 +134,18 @@ class Command(Helpful):
 
         log_to(sys.stderr, verbosity=context.verbosity)
         assert self.callback is not None
-        return ctx.invoke(self.callback, context, **own)
+        try:
+            return ctx.invoke(self.callback, context, **own)
+        except ModuleNotFoundError as error:
+            raise missing_extra(error) from error
+
+
+def missing_extra(error: ModuleNotFoundError) -> Exception:
+    """The install line, where what is missing comes with an extra; else the error itself."""
+    from edgec.pipeline.cli.doctor import EXTRAS
+
+    package = (error.name or "").partition(".")[0].replace("_", "-")
+    for extra, packages in EXTRAS.items():
+        if package in packages:
+            return ToolchainMissing(f"this needs {package}, which is not installed", hint=f'pip install "edgec[{extra}]"')
+    return error
