@@ -3,12 +3,14 @@
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from edgec.pipeline.core import registry
-from edgec.pipeline.core.codec import record_id
+from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Backend, Dataset
 from edgec.pipeline.core.records import (
@@ -23,6 +25,7 @@ from edgec.pipeline.core.records import (
     Split,
     TensorSpec,
 )
+from edgec.pipeline.stats import proportion
 from edgec.pipeline.work import Work, plain
 
 
@@ -67,8 +70,21 @@ def dense_checkpoint(work: Work, data: Data) -> Checkpoint:
     with _temporary("weights.safetensors") as file:
         save_tensors(module, file)
         weights = work.store.adopt(file)
-    inputs = {"model": plain(spec), "weights": weights, "data": data.id}
-    return work.stage("dense", Checkpoint, inputs, lambda: checkpoint_from(work, data, module, stage="dense", parent=None))
+    code = code_digest(spec.builder, module)
+    inputs = {"model": plain(spec), "weights": weights, "data": data.id, "code": code}
+    return work.stage(
+        "dense", Checkpoint, inputs, lambda: checkpoint_from(work, data, module, stage="dense", parent=None, parameters={"code": code})
+    )
+
+
+def code_digest(builder: str, module: Any) -> str:
+    """Digest of the network's structure as it prints itself and of the source file of its builder.
+
+    Two networks with the same weights may differ in code alone (another activation): results of one must not be taken for the other's.
+    """
+    source = import_module(builder.partition(":")[0]).__file__
+    text = Path(source).read_text(encoding="utf-8") if source and source.endswith(".py") else ""
+    return digest_of_json([repr(module), text])
 
 
 def checkpoint_from(
@@ -86,7 +102,7 @@ def checkpoint_from(
         weights=weights,
         cost=cost(module, work.config.model.input_shape),
         widths=widths(module),
-        accuracy=(accuracy_of(module, data, Split.VALIDATION),),
+        accuracy=(_accuracy(correct_of(module, data, Split.VALIDATION), Split.VALIDATION),),
         parent=parent,
         data=data.id,
         lineage=work.lineage(stage, parameters),
@@ -107,12 +123,10 @@ def network(work: Work, checkpoint: Checkpoint) -> Any:
     return load_quantised(build(checkpoint.model), tensors, table)
 
 
-def accuracy_of(module: Any, data: Data, split: Split) -> Accuracy:
-    """Top-1 of a network on a split, on this host."""
-    from edgec.pipeline.measure import accuracy_from
-
-    logits, labels = logits_of(module, data, split)
-    return accuracy_from(logits.argmax(axis=1), labels, split)
+def _accuracy(right: Any, split: Split) -> Accuracy:
+    """Top-1 from per-image correctness (bool (n,))."""
+    correct, n = int(right.sum()), len(right)
+    return Accuracy(split=split, correct=correct, n=n, top1=proportion(correct, n))
 
 
 def logits_of(module: Any, data: Data, split: Split) -> tuple[Any, Any]:
@@ -154,16 +168,17 @@ def _quantise(work: Work, data: Data, source: Checkpoint, *, name: str, train: b
     settings = work.config.quantise
     module = network(work, source)
     quantised = static_quantised(work, data, module, settings.samples)
-    method = "static"
-    float_correct = correct_of(module, data, Split.VALIDATION)
-    drop = float(float_correct.mean() - correct_of(quantised, data, Split.VALIDATION).mean())
-    if train and drop * 100 > settings.tolerance_points:
-        work.events.note(f"static ranges lose {drop * 100:.2f} points, more than {settings.tolerance_points}: training label-free (SQAKD)")
-        trained = _sqakd(work, data, module, quantised)
-        trained_drop = float(float_correct.mean() - correct_of(trained, data, Split.VALIDATION).mean())
-        if trained_drop < drop:
-            quantised, method, drop = trained, "sqakd", trained_drop
-    return _quantised_record(work, data, source, quantised, stage=name, parameters={"method": method, "drop": drop})
+    method, right = "static", correct_of(quantised, data, Split.VALIDATION)
+    reference = correct_of(module, data, Split.VALIDATION).mean()
+    if train and settings.epochs > 0 and (reference - right.mean()) * 100 > settings.tolerance_points:
+        lost = f"static ranges lose {(reference - right.mean()) * 100:.2f} points, more than {settings.tolerance_points:g}"
+        work.events.note(f"{lost}: training label-free (SQAKD)")
+        trained = _sqakd(work, data, source, module, quantised)
+        trained_right = correct_of(trained, data, Split.VALIDATION)
+        if trained_right.sum() > right.sum():
+            quantised, method, right = trained, "sqakd", trained_right
+    parameters = {"method": method, "drop": float(reference - right.mean())}
+    return _quantised_record(work, data, source, quantised, accuracy=_accuracy(right, Split.VALIDATION), stage=name, parameters=parameters)
 
 
 def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
@@ -177,26 +192,33 @@ def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
     return quantise(module, batches[0][:1], batches, settings=work.config.quantise)
 
 
-def _sqakd(work: Work, data: Data, teacher: Any, student: Any) -> Any:
-    """Train the quantised network to the float network's outputs; labels are not looked at."""
+def _sqakd(work: Work, data: Data, source: Checkpoint, teacher: Any, student: Any) -> Any:
+    """A copy of the quantised network trained to the float network's outputs; labels are not looked at."""
     from edgec.pipeline.compress.sqakd import SQAKD
     from edgec.pipeline.compress.train import Optimizer, Plan, Samples, fit
 
     settings = work.config.quantise
     images, labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=images, labels=labels, preprocess=data.spec.preprocess)
-    plan = Plan(name="sqakd", epochs=settings.epochs, lr=settings.lr, seed=work.config.seed, optimizer=Optimizer.ADAM)
+    plan = Plan(
+        name="sqakd",
+        epochs=settings.epochs,
+        lr=settings.lr,
+        seed=work.config.seed,
+        optimizer=Optimizer.ADAM,
+        depends_on=(record_id(source),),
+    )
     train = replace(work.config.train, weight_decay=1e-4, precision="fp32")
 
     def loop(module: Any, loss: Any) -> Any:
         fit(module, samples, loss=loss, plan=plan, settings=train, events=work.events, work=work.store.work)
         return module
 
-    return SQAKD(teacher, student).run(loop)
+    return SQAKD(teacher, deepcopy(student)).run(loop)
 
 
 def _quantised_record(
-    work: Work, data: Data, source: Checkpoint, quantised: Any, *, stage: str, parameters: Mapping[str, object]
+    work: Work, data: Data, source: Checkpoint, quantised: Any, *, accuracy: Accuracy, stage: str, parameters: Mapping[str, object]
 ) -> Checkpoint:
     from edgec.models.build import save_tensors
 
@@ -211,7 +233,7 @@ def _quantised_record(
         precision=Precision.INT8,
         cost=source.cost,
         widths=source.widths,
-        accuracy=(accuracy_of(quantised, data, Split.VALIDATION),),
+        accuracy=(accuracy,),
         parent=record_id(source),
         data=data.id,
         lineage=work.lineage(stage, parameters),

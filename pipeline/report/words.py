@@ -75,10 +75,12 @@ def rows(report: Report) -> list[tuple[str, list[str]]]:
 def remarks(report: Report) -> list[str]:
     """What a reader must know before believing a number: invalid runs, warnings, why a number is missing, what came from the store."""
     said = []
-    for network in report.networks:
-        validity = network.measurement.validity
-        said += [f"{network.label}: invalid: {cause}" for cause in validity.causes]
-        said += [f"{network.label}: {warning}" for warning in validity.warnings]
+    for name, word in (("causes", "invalid: "), ("warnings", "")):
+        by_text: dict[str, list[str]] = {}
+        for network in report.networks:
+            for each in getattr(network.measurement.validity, name):
+                by_text.setdefault(each, []).append(network.label)
+        said += [f"{'all networks' if len(who) == len(report.networks) else ', '.join(who)}: {word}{text}" for text, who in by_text.items()]
     said += unknowns(report)
     if report.deploy.cached:
         said.append(f"Answered from the store: {', '.join(report.deploy.cached)}.")
@@ -137,7 +139,7 @@ def round_cells(each: Round) -> tuple[str, ...]:
         drop = each.accuracy_drop
         change = interval(Estimate(value=-each.accuracy_drop.value, low=_negative(drop.high), high=_negative(drop.low)), points)
     top1 = each.accuracy.top1.value if each.accuracy else None
-    decision = "✔ accepted" if each.accepted else "✘ rejected"
+    mark = "✔" if each.accepted else "✘"
     return (
         f"{each.index} {'trained' if each.checkpoint else 'probe'}",
         f"{each.asked_cost_kept:.0%}",
@@ -146,7 +148,7 @@ def round_cells(each: Round) -> tuple[str, ...]:
         ratio(each.latency_ratio),
         percent(top1),
         change,
-        f"{decision}: {each.reason}" if each.reason else decision,
+        f"{mark} {each.reason.removeprefix('probe: ')}",
     )
 
 
