@@ -1,0 +1,56 @@
+"""What the documents say is run: examples, commands, names."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgec.pipeline.cli.main import COMMANDS
+
+
+def test_the_examples_of_the_library_page_run(root: Path, tmp_path: Path) -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "library.md").read_text(), re.DOTALL)
+    assert len(blocks) == 3
+    script = "import torch; torch.set_num_threads(1)\n" + "\n".join(blocks)
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    first, loss, written = done.stdout.splitlines()
+    assert first.startswith("True ")
+    assert 0 <= float(loss) < 1
+    assert written.endswith("int8")
+    assert (tmp_path / "network.onnx").stat().st_size == int(written.split()[0])
+
+
+def test_every_command_that_the_readme_names_exists_and_takes_its_options(root: Path) -> None:
+    text = (root / "README.md").read_text()
+    named = re.findall(r"^edgec (\w+)((?: [^\s#]+)*)", text, re.MULTILINE)
+    assert len(named) >= 5
+    for verb, words in named:
+        assert verb in COMMANDS, verb
+        usage = subprocess.run([sys.executable, "-m", "edgec.pipeline.cli.main", verb, "--help"], capture_output=True, text=True, check=True).stdout
+        for option in re.findall(r"--[a-z-]+", words):
+            assert option in usage, (verb, option)
+
+
+def test_the_readme_names_every_command_of_its_table_and_every_exit_code(root: Path) -> None:
+    text = (root / "README.md").read_text()
+    for code in (0, 1, 2, 3, 4, 5, 70, 130):
+        assert f"| {code} |" in text
+
+
+def test_links_in_documents_lead_somewhere(root: Path) -> None:
+    for page in [*root.glob("*.md"), *(root / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", page.read_text()):
+            assert (page.parent / link).exists(), (page.name, link)
+        for path in re.findall(r"`((?:pipeline|targets|profilers|models|tests|benchmarks|docs)/[\w./-]+)`", page.read_text()):
+            assert (root / path).exists(), (page.name, path)
+
+
+@pytest.mark.parametrize("column", ["command", "median_ms", "modules_loaded"])
+def test_published_start_up_times_have_their_columns(root: Path, column: str) -> None:
+    result = json.loads((root / "benchmarks" / "results" / "startup.json").read_text())
+    assert {"schema", "command", "commit", "machine", "provenance", "seeds", "rows"} <= set(result)
+    assert all(column in row for row in result["rows"])
