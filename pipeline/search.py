@@ -64,7 +64,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     images, labels = stages.calibration(data, work.config.prune.samples)
     train_images, train_labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=train_images, labels=train_labels, preprocess=data.spec.preprocess)
-    folder = work.store.work / recipe[:16]
+    folder = work.store.unfinished / recipe[:16]
     loss = distill_loss(module, label_weight=settings.label_weight, distill_weight=settings.distill_weight)
 
     def recover(network: Any, _cut: float) -> tuple[Any, int]:

@@ -211,7 +211,7 @@ def _sqakd(work: Work, data: Data, source: Checkpoint, teacher: Any, student: An
     train = replace(work.config.train, weight_decay=1e-4, precision="fp32")
 
     def loop(module: Any, loss: Any) -> Any:
-        fit(module, samples, loss=loss, plan=plan, settings=train, events=work.events, work=work.store.work)
+        fit(module, samples, loss=loss, plan=plan, settings=train, events=work.events, work=work.store.unfinished)
         return module
 
     return SQAKD(teacher, deepcopy(student)).run(loop)

@@ -2,7 +2,7 @@
 
     .edgec/store.db             records (text, by content id) and what each stage gave for its inputs
     .edgec/files/ab/abcdef…     artifacts, weights, sample sets; the name is the SHA-256 of the content
-    .edgec/work/                checkpoints of unfinished trainings
+    .edgec/unfinished/          checkpoints of trainings and rounds of searches that have not ended
 
 A record is written after every file that it names, so whatever a record names is whole.
 """
@@ -37,9 +37,9 @@ class RunStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.work = folder / "work"
+        self.unfinished = folder / "unfinished"
         try:
-            self.work.mkdir(parents=True, exist_ok=True)
+            self.unfinished.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(folder / "store.db", timeout=30, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")

@@ -1,5 +1,6 @@
 """Ranges of a folded network's activations on calibration images: extremes first, then a histogram between them, then the search."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -57,8 +58,8 @@ class _Observer(fx.Interpreter):
             self.see(n.name, value)
         return value
 
-    def see(self, name: str, value: Tensor) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def see(self, name: str, value: Tensor) -> None: ...
 
 
 class _Extremes(_Observer):

@@ -153,6 +153,7 @@ def test_second_controller_is_told_who_is_there(settings: TargetSettings) -> Non
             second.lock()
     with open_session(settings) as third:
         third.lock()
+        assert third.facts().cores > 0
 
 
 def test_prune_keeps_active_previous_and_newest(session: AgentSession, tmp_path: Path) -> None:

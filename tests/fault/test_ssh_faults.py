@@ -120,8 +120,8 @@ def test_one_of_several_recorded_keys_is_enough(server: SshServer, tmp_path: Pat
     make_key(tmp_path / "rsa", "rsa")
     kind, key = (tmp_path / "rsa.pub").read_text().split()[:2]
     server.known_hosts.write_text(f"[127.0.0.1]:{server.port} {kind} {key}\n{server.known_line()}")
-    with open_session(server.settings()):
-        pass
+    with open_session(server.settings()) as session:
+        assert session.facts().python
 
 
 @pytest.mark.parametrize("kind", ["ed25519", "ecdsa", "rsa"])
@@ -151,8 +151,8 @@ def test_key_in_the_ssh_agent_is_used(server: SshServer, tmp_path: Path, monkeyp
                 time.sleep(0.02)
             subprocess.run(["ssh-add", "-q", str(server.folder / "client_key")], check=True, capture_output=True)
             (server.folder / "client_key").unlink()
-            with open_session(server.settings()):
-                pass
+            with open_session(server.settings()) as session:
+                assert session.facts().python
         finally:
             agent.terminate()
 
