@@ -30,7 +30,8 @@ def test_every_command_that_the_readme_names_exists_and_takes_its_options(root: 
     assert len(named) >= 5
     for verb, words in named:
         assert verb in COMMANDS, verb
-        usage = subprocess.run([sys.executable, "-m", "edgec.pipeline.cli.main", verb, "--help"], capture_output=True, text=True, check=True).stdout
+        command = [sys.executable, "-m", "edgec.pipeline.cli.main", verb, "--help"]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True).stdout
         for option in re.findall(r"--[a-z-]+", words):
             assert option in usage, (verb, option)
 
