@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from edgec.pipeline.compress import aap as aap_module
 from edgec.pipeline.compress.aap import AAP, PruneResult
 from edgec.pipeline.compress.channel_cost import CostUnit
-from edgec.pipeline.compress.count import cost
+from edgec.pipeline.compress.count import cost, widths
 from edgec.pipeline.compress.evidence import paired_drop
 from edgec.pipeline.compress.rounds import RoundFolder, digest_of_tensors
 from edgec.pipeline.core.codec import json_from
@@ -283,6 +283,25 @@ def test_refit_gives_accuracy_back_before_any_recovery_and_kept_steps_know_it(de
 
     assert drop(refit=True) < 0.5 * drop(refit=False)
     assert len(calls) == 2
+
+
+def test_large_cut_in_refitted_parts_keeps_more_than_in_one(dense):
+    def untrained(network: nn.Module, _cut: float) -> nn.Module:
+        return network
+
+    def result(part: float) -> PruneResult:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(aap_module, "PART", part)
+            settings = PruneSettings(round_to=1, step=0.2)
+            return search(dense, Constraints(macs_ratio=0.25), settings).run(recover=untrained, evaluate=right)
+
+    parts, once = result(0.7), result(1e-6)
+    assert parts.met
+    assert once.met
+    assert cost(parts.module, SHAPE).macs <= 0.25 * cost(dense, SHAPE).macs
+    (seen,) = [r for r in parts.rounds if r.checkpoint]
+    assert seen.widths == widths(parts.module)
+    assert right(parts.module, TEST).float().mean() > right(once.module, TEST).float().mean()
 
 
 def test_training_that_fails_rejects_the_round_with_its_reason(dense):
