@@ -239,7 +239,7 @@ class AAP:
         )
 
     def _network(self, module: nn.Module) -> _Network:
-        groups = find_groups(module, self._example, protect=self._settings.protect)
+        groups = find_groups(module, self._example, protect=self._settings.protect, stream=self._settings.stream)
         price = CountedCost(layers(module, self._shape), groups, self._unit, total=self._in_unit(cost(module, self._shape)))
         return _Network(module=module, digest=digest_of_tensors(module.state_dict()), groups=groups, price=price)
 
@@ -412,6 +412,7 @@ class AAP:
                     settings.round_to,
                     list(settings.protect),
                     settings.refit,
+                    settings.stream,
                 ],
             }
         )

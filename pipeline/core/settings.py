@@ -95,6 +95,8 @@ class PruneSettings:
     78 points lost to 1.6 with no training at all; see compress/refit.py)."""
     protect: tuple[str, ...] = ()
     """Names of layers whose widths stay."""
+    stream: bool = False
+    """Cut residual streams too, the channels that several layers add to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pruning_zoo import ResNet, settled
 from torch import Tensor, nn
 
 from edgec.pipeline.compress import aap as aap_module
@@ -353,6 +354,20 @@ def test_every_criterion_meets_a_size(dense, criterion):
     assert result.met
     assert 0.4 <= cost(result.module, SHAPE).parameters / cost(dense, SHAPE).parameters <= 0.6
     assert all(result.rounds[-1].widths[name] % 4 == 0 for name in ("features.0", "features.4", "features.8"))
+
+
+def test_residual_streams_are_cut_only_where_asked_and_kept_steps_know_it(tmp_path):
+    widths = {}
+    for stream in (False, True):
+        settings = PruneSettings(stream=stream, round_to=1, max_rounds=30)
+        aap = AAP(settled(ResNet(width=8)), TRAIN[0][:1], calibration=TRAIN, constraints=Constraints(params_ratio=0.6), settings=settings)
+        result = aap.run(recover=lambda network, _: network, evaluate=right, store=RoundFolder(tmp_path))
+        assert result.met
+        widths[stream] = result.rounds[-1].widths
+    streams = ("stem.0.0", "blocks.0.conv2", "blocks.1.conv2", "blocks.2.conv2")
+    assert [widths[False][name] for name in streams] == [8, 8, 16, 32]
+    assert sum(widths[True][name] for name in streams) < 64
+    assert widths[True]["stem.0.0"] == widths[True]["blocks.0.conv2"]
 
 
 def test_unit_follows_the_objective(dense):
