@@ -13,13 +13,15 @@ from torch import Tensor, nn
 
 from edgec.models.mobilenet import mobilenet_v2
 from edgec.models.resnet import resnet20, resnet56
+from edgec.pipeline.compress.aap import AAP
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Selection
 from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
 from edgec.pipeline.compress.surgery import cut, mask
 from edgec.pipeline.core.errors import ModelError
-from edgec.pipeline.core.records import TensorSpec
+from edgec.pipeline.core.records import Constraints, TensorSpec
+from edgec.pipeline.core.settings import PruneSettings
 from edgec.pipeline.onnx_export import export_float
 
 X = torch.zeros(1, 1, 8, 8)
@@ -128,3 +130,17 @@ def test_network_with_two_inputs_is_refused_with_what_is_missing():
 
     with pytest.raises(ModelError, match="missing 1 required positional argument: 'y'"):
         find_groups(TwoInputs(), X)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_search_scores_cuts_and_refits_every_topology(name):
+    generator = torch.Generator().manual_seed(3)
+    images, labels = torch.randn(64, 1, 8, 8, generator=generator), torch.randint(3, (64,), generator=generator)
+    dense = settled(ZOO[name]())
+    settings = PruneSettings(round_to=1, max_rounds=1, stream=True)
+    aap = AAP(dense, X, calibration=(images, labels), constraints=Constraints(accuracy_drop=1.0), settings=settings)
+    result = aap.run(recover=lambda network, _: network, evaluate=lambda network: network(images).argmax(1) == labels)
+    (only,) = result.rounds
+    assert result.chosen == 1
+    assert only.cost == cost(result.module, (1, 8, 8))
+    assert only.cost.parameters < cost(dense, (1, 8, 8)).parameters
