@@ -75,6 +75,11 @@ class PruneSettings:
     """[prune] AAP (docs: the method's page). `enabled = false` leaves the widths alone."""
 
     enabled: bool = True
+    policy: str = "cost"
+    """cost: steps in ln(cost kept) · paper: the released behaviour of AAP, for comparison. The latter has its own score (plain attention),
+    its own rule and no re-fit: of the settings below it reads lambda0, max_rounds, floor, samples, protect and stream."""
+    lambda0: float = 1.0
+    """First step of the paper's threshold."""
     criterion: str = "attg2"
     """attg2: gradient-weighted attention (needs labels) · att: plain attention · l2 · random (a control)."""
     step: float = 0.7

@@ -370,6 +370,26 @@ def test_residual_streams_are_cut_only_where_asked_and_kept_steps_know_it(tmp_pa
     assert widths[True]["stem.0.0"] == widths[True]["blocks.0.conv2"]
 
 
+def test_policy_of_the_paper_trains_what_it_cuts_and_resumes_to_the_same(dense, tmp_path):
+    settings = PruneSettings(policy="paper", lambda0=0.4, max_rounds=6)
+
+    def run(trained: list[float], **options) -> PruneResult:
+        def counted(network: nn.Module, cut: float) -> nn.Module:
+            trained.append(cut)
+            return train(network)
+
+        return search(dense, Constraints(accuracy_drop=0.05), settings).run(recover=counted, evaluate=right, **options)
+
+    first, again, whole = [], [], []
+    kept, resumed, alone = run(first, store=RoundFolder(tmp_path)), run(again, store=RoundFolder(tmp_path)), run(whole)
+    assert len(first) == len(whole) == len(kept.rounds) <= 6
+    assert again == []
+    assert without_time(kept) == without_time(resumed) == without_time(alone)
+    assert kept.rounds[0].threshold == 0.4
+    assert kept.met
+    assert cost(kept.module, SHAPE).parameters < cost(dense, SHAPE).parameters
+
+
 def test_unit_follows_the_objective(dense):
     result = search(dense, Constraints(macs_ratio=0.6)).run(recover=lambda network, _: network, evaluate=right)
     assert result.met
@@ -386,6 +406,8 @@ def test_unit_follows_the_objective(dense):
         ({"constraints": Constraints(latency_ratio=0.0)}, "no network meets"),
         ({"constraints": Constraints(accuracy_drop=-0.01)}, "asks for a gain"),
         ({"settings": PruneSettings(criterion="taylor")}, "no criterion"),
+        ({"settings": PruneSettings(policy="bisect")}, "no policy"),
+        ({"settings": PruneSettings(policy="paper"), "constraints": Constraints(latency_ratio=0.5)}, "no measured latency"),
         ({"settings": PruneSettings(protect=("features.0", "features.4", "features.8"))}, "nothing in this network can be pruned"),
         ({"settings": PruneSettings(protect=("features.99",))}, "does not have"),
         ({"calibration": (TRAIN[0][:0], TRAIN[1][:0])}, "empty"),
