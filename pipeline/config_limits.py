@@ -82,6 +82,8 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "device": one_of("auto", "cpu", "cuda"),
     },
     "prune": {
+        "policy": one_of("cost", "paper"),
+        "lambda0": above(0),
         "criterion": one_of("attg2", "att", "l2", "random"),
         "step": between(0, 1),
         "min_step": above(0),

@@ -11,6 +11,7 @@ import copy
 import math
 import tempfile
 import warnings
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -189,11 +190,14 @@ def _clean(model: ModelProto) -> None:
             continue
         made.name = node.output[0]
         initialisers[made.name] = made
+    runs: Counter[str] = Counter()
     for node in kept:
         node.doc_string = ""
         del node.metadata_props[:]
         if len(node.input) > 1 and node.input[1].endswith(".weight") and node.input[1] in initialisers:
-            node.name = node.input[1].removesuffix(".weight")
+            layer = node.input[1].removesuffix(".weight")
+            runs[layer] += 1
+            node.name = layer if runs[layer] == 1 else f"{layer}/{runs[layer]}"  # a layer that runs twice is two nodes
     used = {name for node in kept for name in node.input}
     clean = helper.make_graph(
         kept, "network", list(graph.input), list(graph.output), [t for name, t in initialisers.items() if name in used]

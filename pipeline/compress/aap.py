@@ -22,21 +22,23 @@ physically in every round and what is left is re-fitted, the search steps in ln(
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from edgec.pipeline.compress import policy
+from edgec.pipeline.compress import paper, policy
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Group, Groups, Selection
 from edgec.pipeline.compress.count import cost, device_of, layers, widths
 from edgec.pipeline.compress.evidence import Right, accuracy_from, estimate_from, paired_drop, right_from
 from edgec.pipeline.compress.groups import OUTPUT, find_groups
+from edgec.pipeline.compress.paper import select_below
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
 from edgec.pipeline.compress.refit import refit
 from edgec.pipeline.compress.rounds import RoundStore, digest_of_tensors
-from edgec.pipeline.compress.scores import Calibration, Scores, criterion
+from edgec.pipeline.compress.scores import Calibration, Scores, attention, criterion
 from edgec.pipeline.compress.selection import floors, select
 from edgec.pipeline.compress.surgery import cut, kept
 from edgec.pipeline.core.codec import adapter, digest_of_json, json_from
@@ -175,7 +177,14 @@ class AAP:
         assert images is not None
         self._calibration = Calibration(images=images, labels=labels)
         self._calibration_digest = digest_of_tensors({"images": images} if labels is None else {"images": images, "labels": labels})
-        self._criterion = criterion(self._settings.criterion)
+        if self._settings.policy not in ("cost", "paper"):
+            raise CompressionError(f"there is no policy {self._settings.policy!r}", hint="known: cost, paper")
+        self._paper = self._settings.policy == "paper"
+        if self._paper and constraints.latency_ratio is not None:
+            raise CompressionError(
+                "the paper's policy knows no measured latency", hint='bound macs instead, or set [prune] policy = "cost"'
+            )
+        self._criterion = partial(attention, relative=False) if self._paper else criterion(self._settings.criterion)
         self._dense_cost = cost(model, self._shape)
         self._dense = self._network(model)
         if not self._dense.groups.prunable:
@@ -222,7 +231,8 @@ class AAP:
         run = _Run(recover=recover, evaluate=evaluate, probe=probe, store=store, recipe=recipe, right=right, networks=networks)
         history = [Trial(phase=Phase.DENSE, parent=0, asked=1.0, kept=1.0)]
         rounds: list[Round] = []
-        while isinstance(step := policy.next_step(history, self._settings, self._constraints), Propose):
+        next_step = paper.next_step if self._paper else policy.next_step
+        while isinstance(step := next_step(history, self._settings, self._constraints), Propose):
             trial, record = self._trial(run, step, len(history))
             history.append(trial)
             if record is not None:
@@ -239,7 +249,7 @@ class AAP:
         )
 
     def _network(self, module: nn.Module) -> _Network:
-        groups = find_groups(module, self._example, protect=self._settings.protect)
+        groups = find_groups(module, self._example, protect=self._settings.protect, stream=self._settings.stream)
         price = CountedCost(layers(module, self._shape), groups, self._unit, total=self._in_unit(cost(module, self._shape)))
         return _Network(module=module, digest=digest_of_tensors(module.state_dict()), groups=groups, price=price)
 
@@ -252,19 +262,20 @@ class AAP:
         done = self._cut(run, network, step)
         selection = Selection(groups=network.groups, removed=done.removed)
         attempt = step.phase, step.parent, selection.digest
+        share = self._in_unit(done.cost) / self._in_unit(self._dense_cost)
         trial = Trial(
             phase=step.phase,
             parent=step.parent,
-            asked=step.cost_kept,
-            kept=self._in_unit(done.cost) / self._in_unit(self._dense_cost),
+            asked=step.cost_kept if step.threshold is None else share,  # a threshold asks for no cost
+            kept=share,
             params_ratio=done.cost.parameters / self._dense_cost.parameters,
             macs_ratio=done.cost.macs / self._dense_cost.macs,
             latency=done.latency_ratio,
             empty=not selection,
-            repeat=attempt in run.tried,
+            repeat=attempt in run.tried and not self._paper,
             exhausted=done.exhausted,
         )
-        if trial.empty or trial.repeat:
+        if (trial.empty or trial.repeat) and not self._paper:
             return trial, None
         run.tried.add(attempt)
         if step.phase is Phase.PROBE:
@@ -282,7 +293,7 @@ class AAP:
     def _cut(self, run: _Run, network: _Network, step: Propose) -> _Cut:
         """Choose channels, remove them, count and, where asked for, measure what is left; or find that this was done before."""
         measured = run.probe is not None and (step.phase is Phase.TRAIN or self._constraints.latency_ratio is not None)
-        key = self._key(run, network, "measured" if measured else "cut", step.cost_kept)
+        key = self._key(run, network, "measured" if measured else "cut", step)
         stored = None if run.store is None else run.store.load(key)
         if stored is not None:
             done: _Cut = adapter(_Cut).validate_python(stored[1])
@@ -290,7 +301,7 @@ class AAP:
                 run.latencies[digest_of_json(done.widths)] = done.latency_ratio, done.latency_s
             return done
         started = time.monotonic()
-        selection = self._whole(network, *self._last_part(network, step.cost_kept))
+        selection = self._whole(network, *self._last_part(network, step))
         narrow = cut(network.module, selection)
         shape = digest_of_json(widths(narrow))
         if run.probe is not None and measured and selection and shape not in run.latencies:
@@ -310,12 +321,14 @@ class AAP:
             run.store.save(key, None, json_from(done))
         return done
 
-    def _last_part(self, network: _Network, cost_kept: float) -> tuple[_Network, Selection]:
+    def _last_part(self, network: _Network, step: Propose) -> tuple[_Network, Selection]:
         """What goes last on the way to this cost, and from which network.
 
         With the re-fit, a large cut is made in parts of `PART`, each re-fitted and its channels scored anew; else in one.
         """
-        target = cost_kept * self._in_unit(self._dense_cost)
+        if step.threshold is not None:
+            return network, select_below(network.groups, self._scores(network), network.price, threshold=step.threshold, floor=self._floors)
+        target = step.cost_kept * self._in_unit(self._dense_cost)
         part = network
         while self._settings.refit and target < PART * part.cost:
             following = part.next = part.next or self._after_part(part)
@@ -348,13 +361,16 @@ class AAP:
         refit(network.module, narrow, selection, self._calibration.images, seed=seed)
         return narrow
 
-    def _select(self, network: _Network, target: float) -> Selection:
+    def _scores(self, network: _Network) -> Scores:
         if network.scores is None:
             seed = _seed_from(digest_of_json([self._seed, network.digest]))
             network.scores = self._criterion(network.groups, network.module, replace(self._calibration, seed=seed))
+        return network.scores
+
+    def _select(self, network: _Network, target: float) -> Selection:
         return select(
             network.groups,
-            network.scores,
+            self._scores(network),
             network.price,
             target=target,
             floor=self._floors,
@@ -364,7 +380,7 @@ class AAP:
 
     def _train(self, run: _Run, network: _Network, step: Propose, selection: Selection) -> tuple[_Trained, nn.Module | None]:
         """The cut network after recovery and evaluation; no network when training failed."""
-        key = self._key(run, network, "train", step.cost_kept)
+        key = self._key(run, network, "train", step)
         narrow = cut(network.module, selection)
         stored = None if run.store is None else run.store.load(key)
         if stored is not None:
@@ -373,8 +389,8 @@ class AAP:
                 narrow.load_state_dict(tensors)
             return adapter(_Trained).validate_python(data), None if tensors is None else narrow
         started = time.monotonic()
-        if self._settings.refit:
-            narrow = self._refitted(*self._last_part(network, step.cost_kept))
+        if self._settings.refit and not self._paper:
+            narrow = self._refitted(*self._last_part(network, step))
         share = 1 - self._in_unit(cost(narrow, self._shape)) / network.cost
         try:
             with torch.random.fork_rng(devices=[]):
@@ -397,21 +413,23 @@ class AAP:
             run.store.save(key, None if module is None else module.state_dict(), json_from(trained))
         return trained, module
 
-    def _key(self, run: _Run, network: _Network, what: str, asked: float) -> str:
+    def _key(self, run: _Run, network: _Network, what: str, step: Propose) -> str:
         """Names a step by everything that its result depends on."""
         settings = self._settings
         return digest_of_json(
             {
-                "what": [what, asked, self._unit, self._seed, run.recipe],
+                "what": [what, step.cost_kept, step.threshold, step.attempt, self._unit, self._seed, run.recipe],
                 "networks": [network.digest, self._dense.digest],
                 "calibration": self._calibration_digest,
                 "settings": [
+                    settings.policy,
                     settings.criterion,
                     settings.substeps,
                     settings.floor,
                     settings.round_to,
                     list(settings.protect),
                     settings.refit,
+                    settings.stream,
                 ],
             }
         )
@@ -441,12 +459,15 @@ class AAP:
         if trial.phase is Phase.PROBE:
             meets = policy.is_small_and_fast(trial, self._constraints, margin=policy.PROBE_MARGIN)
             return meets, f"probe: {'meets' if meets else 'misses'} the bounds on latency and size"
-        accurate = policy.is_accurate(trial, self._constraints)
+        accurate = (paper.within_budget if self._paper else policy.is_accurate)(trial, self._constraints)
         if trial.drop is None:
             return accurate, trial.failure
         bound = self._constraints.accuracy_drop
         against = "no bound" if bound is None else f"bound {100 * bound:g}"
-        points = f"drop {100 * trial.drop:.2f} + {100 * trial.drop_se:.2f} (standard error) points, {against}"
+        if self._paper:
+            points = f"drop {100 * trial.drop:.2f} points, {against}; {trial.kept:.3f} of the {self._unit} kept"
+        else:
+            points = f"drop {100 * trial.drop:.2f} + {100 * trial.drop_se:.2f} (standard error) points, {against}"
         return accurate, f"{'accepted' if accurate else 'rejected'}: {points}"
 
 

@@ -3,7 +3,7 @@
 A cost is a function of the widths that are left, so that the price of a channel falls as its neighbours shrink.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import StrEnum
 from typing import Protocol
 
@@ -57,6 +57,10 @@ class CountedCost:
         """Over all members: filters, normalisation, depthwise followers, consumers' inputs, classifier columns."""
         fewer = {**widths, group: widths.get(group, self._channels[group]) - 1}
         return sum(self._of_layer(name, widths) - self._of_layer(name, fewer) for name in self._of_group[group])
+
+    def of_layers(self, names: Iterable[str]) -> int:
+        """Of these layers alone, before any cut."""
+        return sum(self._of_layer(name, {}) for name in names)
 
     def _of_layer(self, name: str, widths: Widths) -> int:
         layer = self._layers.get(name)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgec.pipeline.compress.channels import Group, Groups, Member, Selection, Side
 from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, evaluating, run, widths
+from edgec.pipeline.compress.opaque import sealed
 from edgec.pipeline.compress.surgery import copy_of, cut, is_depthwise, mask, reason_uncuttable
 from edgec.pipeline.core.errors import CompressionError, ModelError
 
@@ -99,7 +100,10 @@ def _trace(module: nn.Module, example: Tensor, order: dict[str, int]) -> list[_F
         return output
 
     try:
-        graph = torch_pruning.DependencyGraph().build_dependency(module, (example,), output_transform=note, verbose=False)
+        with sealed(module) as opaque:
+            graph = torch_pruning.DependencyGraph().build_dependency(
+                module, (example,), output_transform=note, customized_pruners=opaque, verbose=False
+            )
         offers = list(graph.get_all_groups())
     except Exception as error:
         raise ModelError(
@@ -117,15 +121,17 @@ def _trace(module: nn.Module, example: Tensor, order: dict[str, int]) -> list[_F
 
 
 def _untraced(module: nn.Module, order: dict[str, int], found: Sequence[_Found]) -> list[Group]:
-    """Layers that ran and that no traced group computes, each listed as protected."""
+    """PyTorch's layers with weights that ran and that no traced group computes, each listed as protected."""
     traced = {writer for each in found for writer in each.group.writers}
     width = widths(module)
-    reason = "not traced: no gradient reaches it from the network's output"
-    return [
-        Group(name=name, channels=width[name], members=(), writers=(name,), prunable=False, reason=reason)
-        for name in order
-        if name in width and name not in traced
-    ]
+    listed = []
+    for name in order:
+        layer = module.get_submodule(name)
+        of_torch = type(layer).__module__.startswith("torch.nn")
+        if of_torch and name not in traced and any(p.dim() > 1 for p in layer.parameters(recurse=False)):
+            reason = reason_uncuttable(layer) or "not traced: no gradient reaches it from the network's output"
+            listed.append(Group(name=name, channels=width.get(name, 0), members=(), writers=(name,), prunable=False, reason=reason))
+    return listed
 
 
 def _place(error: BaseException) -> str:

@@ -70,6 +70,10 @@ class Propose:
     phase: Phase
     cost_kept: float
     parent: int
+    threshold: float | None = None
+    """Cut by the paper's rule at this threshold instead (`paper.py`)."""
+    attempt: int = 0
+    """Tells trainings apart that are meant to be done again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -26,6 +26,8 @@ def reason_uncuttable(layer: nn.Module) -> str:
     """Empty when `cut` can take channels out of this layer."""
     if isinstance(layer, CONVOLUTIONS) and layer.groups > 1 and not is_depthwise(layer):
         return f"grouped convolution ({layer.groups} groups)"
+    if isinstance(layer, nn.LayerNorm | nn.GroupNorm):
+        return f"{type(layer).__name__} normalises over channels: without some, the others would change"
     if not isinstance(layer, (*CONVOLUTIONS, *NORMS, nn.Linear)):
         return f"{type(layer).__name__} cannot be cut"
     if isinstance(layer, (*CONVOLUTIONS, nn.Linear)) and "weight" not in dict(layer.named_parameters(recurse=False)):

@@ -75,6 +75,11 @@ class PruneSettings:
     """[prune] AAP (docs: the method's page). `enabled = false` leaves the widths alone."""
 
     enabled: bool = True
+    policy: str = "cost"
+    """cost: steps in ln(cost kept) · paper: the released behaviour of AAP, for comparison. The latter has its own score (plain attention),
+    its own rule and no re-fit: of the settings below it reads lambda0, max_rounds, floor, samples, protect and stream."""
+    lambda0: float = 1.0
+    """First step of the paper's threshold."""
     criterion: str = "attg2"
     """attg2: gradient-weighted attention (needs labels) · att: plain attention · l2 · random (a control)."""
     step: float = 0.7
@@ -95,6 +100,8 @@ class PruneSettings:
     78 points lost to 1.6 with no training at all; see compress/refit.py)."""
     protect: tuple[str, ...] = ()
     """Names of layers whose widths stay."""
+    stream: bool = False
+    """Cut residual streams too, the channels that several layers add to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -116,13 +116,267 @@ class Concat(nn.Module):
         return self.fc(x.mean(dim=(2, 3)))
 
 
+class Shuffle(nn.Module):
+    """ShuffleNetV2: halves of the channels, one through a branch, side by side, shuffled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(1, 12), nn.ReLU())
+        self.down_left = nn.Sequential(conv_bn(12, 12, 3, 2, groups=12), conv_bn(12, 8, 1), nn.ReLU())
+        self.down_right = self.branch(12, 10, 8, 2)
+        self.unit = self.branch(8, 10, 8, 1)
+        self.last = nn.Sequential(conv_bn(16, 12, 1), nn.ReLU())
+        self.fc = nn.Linear(12, 3)
+
+    @staticmethod
+    def branch(inputs: int, hidden: int, outputs: int, stride: int) -> nn.Sequential:
+        return nn.Sequential(
+            *(conv_bn(inputs, hidden, 1), nn.ReLU()),
+            conv_bn(hidden, hidden, 3, stride, groups=hidden),
+            *(conv_bn(hidden, outputs, 1), nn.ReLU()),
+        )
+
+    @staticmethod
+    def shuffled(x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = self.shuffled(torch.cat((self.down_left(x), self.down_right(x)), dim=1))
+        left, right = x.chunk(2, dim=1)
+        x = self.shuffled(torch.cat((left, self.unit(right)), dim=1))
+        return self.fc(self.last(x).mean(dim=(2, 3)))
+
+
+class Grouped(nn.Module):
+    """ResNeXt's block: a convolution in 4 groups between two dense ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = conv_bn(1, 12)
+        self.reduce, self.middle, self.expand = conv_bn(12, 16, 1), conv_bn(16, 16, groups=4), conv_bn(16, 12, 1)
+        self.head = nn.Conv2d(12, 10, 1)
+        self.fc = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(x + self.expand(F.relu(self.middle(F.relu(self.reduce(x))))))
+        return self.fc(F.relu(self.head(x)).mean(dim=(2, 3)))
+
+
+class Dense(nn.Module):
+    """DenseNet: every layer reads all earlier ones side by side, normalised before the convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1, bias=False)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(8 + 6 * i) for i in range(3))
+        self.layers = nn.ModuleList(nn.Conv2d(8 + 6 * i, 6, 3, padding=1, bias=False) for i in range(3))
+        self.transition = conv_bn(26, 13, 1)
+        self.fc = nn.Linear(13, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            x = torch.cat((x, layer(F.relu(norm(x)))), dim=1)
+        return self.fc(F.relu(self.transition(x)).mean(dim=(2, 3)))
+
+
+class Inception(nn.Module):
+    """Four branches of other kernels side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(1, 8), nn.ReLU())
+        self.one = nn.Sequential(conv_bn(8, 6, 1), nn.ReLU())
+        self.three = nn.Sequential(conv_bn(8, 5, 1), nn.ReLU(), conv_bn(5, 8), nn.ReLU())
+        self.five = nn.Sequential(conv_bn(8, 4, 1), nn.ReLU(), conv_bn(4, 6, 5), nn.ReLU())
+        self.pool = nn.Sequential(nn.MaxPool2d(3, 1, 1), conv_bn(8, 4, 1), nn.ReLU())
+        self.last = nn.Conv2d(24, 10, 1)
+        self.fc = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.cat((self.one(x), self.three(x), self.five(x), self.pool(x)), dim=1)
+        return self.fc(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
+class UNet(nn.Module):
+    """Down, up by nearest neighbour, with the fine map side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fine, self.coarse = nn.Sequential(conv_bn(1, 8), nn.ReLU()), nn.Sequential(conv_bn(8, 12, 3, 2), nn.ReLU())
+        self.bottom, self.up = nn.Sequential(conv_bn(12, 12), nn.ReLU()), nn.Sequential(conv_bn(20, 9), nn.ReLU())
+        self.head = nn.Conv2d(9, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        fine = self.fine(x)
+        coarse = F.interpolate(self.bottom(self.coarse(fine)), scale_factor=2.0, mode="nearest")
+        return self.head(self.up(torch.cat((fine, coarse), dim=1))).mean(dim=(2, 3))
+
+
+class SqueezeExcite(nn.Module):
+    """MobileNetV3: a gate per channel from the channels' means, with hard-sigmoid, around it hard-swish."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(conv_bn(1, 12), nn.Hardswish())
+        self.depthwise = nn.Sequential(conv_bn(12, 12, groups=12), nn.Hardswish())
+        self.squeeze, self.excite = nn.Conv2d(12, 6, 1), nn.Conv2d(6, 12, 1)
+        self.project = conv_bn(12, 8, 1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.depthwise(self.stem(x))
+        gate = F.hardsigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
+        return self.fc(self.project(x * gate).mean(dim=(2, 3)))
+
+
+class MLP(nn.Module):
+    """Linear layers on flattened pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(nn.Flatten(), nn.Linear(64, 20), nn.BatchNorm1d(20), nn.ReLU(), nn.Dropout(0.2)),
+            *(nn.Linear(20, 12), nn.GELU(), nn.Linear(12, 3)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class ViT(nn.Module):
+    """One encoder block over 2 x 2 patches: LayerNorm, two attention heads with one linear layer for q, k, v, a GELU MLP."""
+
+    def __init__(self, width: int = 16, heads: int = 2) -> None:
+        super().__init__()
+        self.heads = heads
+        self.patch = nn.Conv2d(1, width, 2, 2)
+        self.position = nn.Parameter(torch.randn(1, 16, width) * 0.1)
+        self.norm1, self.norm2, self.norm3 = nn.LayerNorm(width), nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.expand, self.project = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+        self.fc = nn.Linear(width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2) + self.position
+        n, tokens, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+        attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, width)
+        x = x + self.out(attended)
+        x = x + self.project(F.gelu(self.expand(self.norm2(x))))
+        return self.fc(self.norm3(x).mean(dim=1))
+
+
+class Recurrent(nn.Module):
+    """Rows of the image as steps of an LSTM or a GRU, after a linear layer and before one."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+        super().__init__()
+        self.embed, self.steps = nn.Linear(8, 10), kind(10, 12, batch_first=True)
+        self.hidden, self.fc = nn.Linear(12, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps, _ = self.steps(F.relu(self.embed(x.squeeze(1))))
+        return self.fc(F.relu(self.hidden(steps[:, -1])))
+
+
+class Activations(nn.Module):
+    """A chain through SiLU, GELU and hard-swish, with dropout and average pooling."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            *(conv_bn(1, 8), nn.SiLU(), nn.Dropout2d(0.1), conv_bn(8, 10), nn.GELU(), nn.AvgPool2d(2)),
+            *(conv_bn(10, 12), nn.Hardswish(), conv_bn(12, 9), nn.LeakyReLU(0.1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(9, 3)),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+class SubPixel(nn.Module):
+    """Super-resolution: four channels become 2 x 2 places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.up = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(8, 24, 3, padding=1), nn.PixelShuffle(2)
+        self.last, self.fc = nn.Conv2d(6, 8, 3), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.up(F.relu(self.second(F.relu(self.first(x)))))
+        return self.fc(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
+class Shared(nn.Module):
+    """One convolution that runs twice, between two others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.twice, self.head = conv_bn(1, 8), conv_bn(8, 8), conv_bn(8, 10)
+        self.fc = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        x = F.relu(self.twice(F.relu(self.twice(x))))
+        return self.fc(F.relu(self.head(x)).mean(dim=(2, 3)))
+
+
+class Attention(nn.Module):
+    """PyTorch's own encoder layer on a class token and patches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patch, self.token = nn.Conv2d(1, 16, 2, 2), nn.Parameter(torch.randn(1, 1, 16) * 0.1)
+        self.encoder = nn.TransformerEncoderLayer(16, 2, 24, dropout=0.1, activation="gelu", batch_first=True)
+        self.hidden, self.fc = nn.Linear(16, 12), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patch(x).flatten(2).transpose(1, 2)
+        x = self.encoder(torch.cat((self.token.expand(x.shape[0], -1, -1), x), dim=1))
+        return self.fc(F.relu(self.hidden(x[:, 0])))
+
+
+class ConvNeXt(nn.Module):
+    """Depthwise, normalised by GroupNorm over all channels, an inverted bottleneck with GELU, a learnable scale, a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.depthwise, self.norm = nn.Conv2d(1, 8, 2, 2), nn.Conv2d(8, 8, 3, padding=1, groups=8), nn.GroupNorm(1, 8)
+        self.expand, self.project = nn.Conv2d(8, 20, 1), nn.Conv2d(20, 8, 1)
+        self.scale = nn.Parameter(torch.full((8, 1, 1), 0.5))
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = x + self.scale * self.project(F.gelu(self.expand(self.norm(self.depthwise(x)))))
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+class Transposed(nn.Module):
+    """An autoencoder's way up by a transposed convolution, PReLU on the way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.down, self.bend = nn.Conv2d(1, 8, 3, 2, 1), nn.PReLU(8)
+        self.middle, self.up = nn.Conv2d(8, 10, 3, padding=1), nn.ConvTranspose2d(10, 6, 2, 2)
+        self.last, self.fc = nn.Conv2d(6, 9, 3), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.up(F.relu(self.middle(self.bend(self.down(x))))))
+        return self.fc(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
 def settled(module: nn.Module, seed: int = 0) -> nn.Module:
     """The network in eval mode with weights from the seed, and normalisations that are not the identity."""
     generator = torch.Generator().manual_seed(seed)
     for each in module.modules():
         if isinstance(each, nn.Conv2d | nn.Linear):
             each.weight.data.copy_(torch.randn(each.weight.shape, generator=generator) * (2 / each.weight[0].numel()) ** 0.5)
-        if isinstance(each, nn.BatchNorm2d):
+        if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor, low, high in (
                 (each.weight, 0.5, 1.5),
                 (each.bias, -0.5, 0.5),
@@ -133,4 +387,27 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
     return module.eval()
 
 
-ZOO = {"chain": Chain, "resnet": ResNet, "bottleneck": Bottleneck, "inverted": Inverted, "concat": Concat}
+ZOO = {
+    "activations": Activations,
+    "attention": Attention,
+    "bottleneck": Bottleneck,
+    "chain": Chain,
+    "concat": Concat,
+    "convnext": ConvNeXt,
+    "dense": Dense,
+    "gru": lambda: Recurrent(nn.GRU),
+    "grouped": Grouped,
+    "inception": Inception,
+    "inverted": Inverted,
+    "lstm": lambda: Recurrent(nn.LSTM),
+    "mlp": MLP,
+    "resnet": ResNet,
+    "shared": Shared,
+    "shuffle": Shuffle,
+    "squeeze": SqueezeExcite,
+    "subpixel": SubPixel,
+    "transposed": Transposed,
+    "unet": UNet,
+    "vit": ViT,
+}
+"""Name to builder; all take one 8 x 8 image of one channel."""

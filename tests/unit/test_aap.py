@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pruning_zoo import ResNet, settled
 from torch import Tensor, nn
 
 from edgec.pipeline.compress import aap as aap_module
@@ -374,6 +375,40 @@ def test_every_criterion_meets_a_size(dense, criterion):
     assert all(result.rounds[-1].widths[name] % 4 == 0 for name in ("features.0", "features.4", "features.8"))
 
 
+def test_residual_streams_are_cut_only_where_asked_and_kept_steps_know_it(tmp_path):
+    widths = {}
+    for stream in (False, True):
+        settings = PruneSettings(stream=stream, round_to=1, max_rounds=30)
+        aap = AAP(settled(ResNet(width=8)), TRAIN[0][:1], calibration=TRAIN, constraints=Constraints(params_ratio=0.6), settings=settings)
+        result = aap.run(recover=lambda network, _: network, evaluate=right, store=RoundFolder(tmp_path))
+        assert result.met
+        widths[stream] = result.rounds[-1].widths
+    streams = ("stem.0.0", "blocks.0.conv2", "blocks.1.conv2", "blocks.2.conv2")
+    assert [widths[False][name] for name in streams] == [8, 8, 16, 32]
+    assert sum(widths[True][name] for name in streams) < 64
+    assert widths[True]["stem.0.0"] == widths[True]["blocks.0.conv2"]
+
+
+def test_policy_of_the_paper_trains_what_it_cuts_and_resumes_to_the_same(dense, tmp_path):
+    settings = PruneSettings(policy="paper", lambda0=0.4, max_rounds=6)
+
+    def run(trained: list[float], **options) -> PruneResult:
+        def counted(network: nn.Module, cut: float) -> nn.Module:
+            trained.append(cut)
+            return train(network)
+
+        return search(dense, Constraints(accuracy_drop=0.05), settings).run(recover=counted, evaluate=right, **options)
+
+    first, again, whole = [], [], []
+    kept, resumed, alone = run(first, store=RoundFolder(tmp_path)), run(again, store=RoundFolder(tmp_path)), run(whole)
+    assert len(first) == len(whole) == len(kept.rounds) <= 6
+    assert again == []
+    assert without_time(kept) == without_time(resumed) == without_time(alone)
+    assert kept.rounds[0].threshold == 0.4
+    assert kept.met
+    assert cost(kept.module, SHAPE).parameters < cost(dense, SHAPE).parameters
+
+
 def test_unit_follows_the_objective(dense):
     result = search(dense, Constraints(macs_ratio=0.6)).run(recover=lambda network, _: network, evaluate=right)
     assert result.met
@@ -390,6 +425,8 @@ def test_unit_follows_the_objective(dense):
         ({"constraints": Constraints(latency_ratio=0.0)}, "no network meets"),
         ({"constraints": Constraints(accuracy_drop=-0.01)}, "asks for a gain"),
         ({"settings": PruneSettings(criterion="taylor")}, "no criterion"),
+        ({"settings": PruneSettings(policy="bisect")}, "no policy"),
+        ({"settings": PruneSettings(policy="paper"), "constraints": Constraints(latency_ratio=0.5)}, "no measured latency"),
         ({"settings": PruneSettings(protect=("features.0", "features.4", "features.8"))}, "nothing in this network can be pruned"),
         ({"settings": PruneSettings(protect=("features.99",))}, "does not have"),
         ({"calibration": (TRAIN[0][:0], TRAIN[1][:0])}, "empty"),

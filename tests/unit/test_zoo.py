@@ -1,0 +1,146 @@
+"""What is cut and what is protected in each awkward topology, and that what was cut is still a network that can be shipped.
+
+That a cut network computes what the masked one does, at the counted size, is held for the whole zoo in test_surgery.py.
+"""
+
+import warnings
+
+import onnxruntime
+import pytest
+import torch
+from pruning_zoo import ZOO, settled
+from torch import Tensor, nn
+
+from edgec.models.mobilenet import mobilenet_v2
+from edgec.models.resnet import resnet20, resnet56
+from edgec.pipeline.compress.aap import AAP
+from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
+from edgec.pipeline.compress.channels import Selection
+from edgec.pipeline.compress.count import cost, layers
+from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
+from edgec.pipeline.compress.surgery import cut, mask
+from edgec.pipeline.core.errors import ModelError
+from edgec.pipeline.core.records import Constraints, TensorSpec
+from edgec.pipeline.core.settings import PruneSettings
+from edgec.pipeline.onnx_export import export_float
+
+X = torch.zeros(1, 1, 8, 8)
+NORMALISES = "normalises over channels"
+
+FREE = {
+    "activations": "layers.0.0 layers.3.0 layers.6.0 layers.8.0",
+    "attention": "encoder.linear1 hidden",
+    "bottleneck": "reduce.0 middle.0",
+    "chain": "features.0 features.4 hidden",
+    "concat": "left right both",
+    "convnext": "expand",
+    "dense": "stem layers.0 layers.1 layers.2 transition.0",
+    "gru": "hidden",
+    "grouped": "head",
+    "inception": "stem.0.0 one.0.0 three.0.0 three.2.0 five.0.0 five.2.0 pool.1.0 last",
+    "inverted": "stem.0.0 first.0.0 second.0.0 head.0.0",
+    "lstm": "hidden",
+    "mlp": "layers.1 layers.5",
+    "resnet": "blocks.0.conv1 blocks.1.conv1 blocks.2.conv1",
+    "shared": "stem.0 head.0",
+    "shuffle": "stem.0.0 down_right.0.0 unit.0.0 last.0.0",
+    "squeeze": "stem.0.0 squeeze project.0",
+    "subpixel": "first last",
+    "transposed": "last",
+    "unet": "fine.0.0 coarse.0.0 bottom.0.0 up.0.0",
+    "vit": "expand",
+}
+
+PROTECTED = {
+    "attention": {"patch": NORMALISES, "encoder.self_attn": "MultiheadAttention cannot be cut"},
+    "bottleneck": {"stem.0": STREAM},
+    "convnext": {"stem": NORMALISES},
+    "gru": {"embed": "steps: GRU cannot be cut", "steps": "GRU cannot be cut"},
+    "grouped": {"stem.0": STREAM, "reduce.0": "grouped convolution (4 groups)", "middle.0": "grouped convolution (4 groups)"},
+    "inverted": {"first.4.0": STREAM},
+    "lstm": {"embed": "steps: LSTM cannot be cut", "steps": "LSTM cannot be cut"},
+    "resnet": {"stem.0.0": STREAM, "blocks.1.conv2": STREAM, "blocks.2.conv2": STREAM},
+    "shuffle": {"down_left.1.0": "without half of its channels the network cannot run"},
+    "subpixel": {"second": "removing channels is not the same as silencing them"},
+    "transposed": {"down": "PReLU cannot be cut", "middle": "ConvTranspose2d cannot be cut", "up": "ConvTranspose2d cannot be cut"},
+    "vit": {"patch": NORMALISES, "qkv": "which of its places belong to which channel is not known"},
+}
+"""Beside the output; a part of each reason."""
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_every_layer_with_channels_is_free_or_listed_with_its_reason(name):
+    network = ZOO[name]()
+    groups = find_groups(network, X)
+    assert [g.name for g in groups.prunable] == FREE[name].split()
+    inner = {name: why for name, why in groups.protected.items() if why != OUTPUT}
+    expected = PROTECTED.get(name, {})
+    assert inner.keys() == expected.keys()
+    assert all(expected[each] in why for each, why in inner.items())
+    writers = {writer for group in groups for writer in group.writers}
+    assert {n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)} - writers <= {"encoder.self_attn.out_proj"}
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_cut_network_exports_with_the_counted_parameters_and_computes_the_same(name, tmp_path):
+    module = settled(ZOO[name]())
+    groups = find_groups(module, X, stream=True)
+    narrow = cut(module, Selection(groups=groups, removed={g.name: tuple(range(0, g.channels, 3)) for g in groups.prunable}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # checks of shapes inside of torch's own layers
+        warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size other than 1")
+        file = export_float(narrow, (TensorSpec(name="input", shape=(None, 1, 8, 8)),), tmp_path / "cut.onnx")
+    x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    (seen,) = onnxruntime.InferenceSession(str(file.path)).run(None, {"input": x.numpy()})
+    with torch.no_grad():
+        assert float((torch.from_numpy(seen) - narrow(x)).abs().max()) <= 1e-5
+    before = sum(p.numel() for p in module.parameters())
+    assert file.parameters <= sum(p.numel() for p in narrow.parameters()) < before
+
+
+@pytest.mark.parametrize(("build", "streams"), [(resnet20, 3), (resnet56, 3), (mobilenet_v2, 6)])
+def test_streams_of_our_networks_are_cut_at_the_counted_cost(build, streams):
+    module = settled(build())
+    shape, example = (1, 32, 32), torch.zeros(1, 1, 32, 32)
+    inside, groups = find_groups(module, example), find_groups(module, example, stream=True)
+    freed = [g for g in groups.prunable if inside.protected.get(g.name) == STREAM]
+    assert len(freed) == streams == sum(why == STREAM for why in inside.protected.values())
+    generator = torch.Generator().manual_seed(1)
+    removed = {g.name: tuple(torch.randperm(g.channels, generator=generator)[: g.channels // 2].sort().values.tolist()) for g in freed}
+    selection = Selection(groups=groups, removed=removed)
+    narrow = cut(module, selection)
+    x = torch.randn(2, *shape, generator=generator)
+    with torch.no_grad():
+        expected = mask(module, selection)(x)
+        assert float((narrow(x) - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
+    widths = {g.name: g.channels - g.channels // 2 for g in freed}
+    for unit in CostUnit:
+        price = CountedCost(layers(module, shape), groups, unit, total=getattr(cost(module, shape), unit.value))
+        assert price.total(widths) == getattr(cost(narrow, shape), unit.value)
+
+
+def test_network_with_two_inputs_is_refused_with_what_is_missing():
+    class TwoInputs(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left, self.right, self.fc = nn.Linear(64, 8), nn.Linear(64, 8), nn.Linear(16, 3)
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return self.fc(torch.cat((self.left(x.flatten(1)), self.right(y.flatten(1))), dim=1).relu())
+
+    with pytest.raises(ModelError, match="missing 1 required positional argument: 'y'"):
+        find_groups(TwoInputs(), X)
+
+
+@pytest.mark.parametrize("name", sorted(ZOO))
+def test_search_scores_cuts_and_refits_every_topology(name):
+    generator = torch.Generator().manual_seed(3)
+    images, labels = torch.randn(64, 1, 8, 8, generator=generator), torch.randint(3, (64,), generator=generator)
+    dense = settled(ZOO[name]())
+    settings = PruneSettings(round_to=1, max_rounds=1, stream=True)
+    aap = AAP(dense, X, calibration=(images, labels), constraints=Constraints(accuracy_drop=1.0), settings=settings)
+    result = aap.run(recover=lambda network, _: network, evaluate=lambda network: network(images).argmax(1) == labels)
+    (only,) = result.rounds
+    assert result.chosen == 1
+    assert only.cost == cost(result.module, (1, 8, 8))
+    assert only.cost.parameters < cost(dense, (1, 8, 8)).parameters
