@@ -6,6 +6,7 @@ the network's own. An LSTM it knows.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,11 @@ class _Sealed(torch.autograd.Function):
     @staticmethod
     def forward(_ctx: Any, function: Callable[..., Any], *inputs: Tensor) -> Any:
         return function(*inputs)
+
+
+def _as_one(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """`forward` as one operation; a state given by name is not followed back, and what computes it fails its proof and is protected."""
+    return lambda *inputs, **state: _Sealed.apply(partial(forward, **state), *inputs)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -53,7 +59,6 @@ def sealed(module: nn.Module) -> Iterator[dict[type[nn.Module], Any]]:
         for each in module.modules():
             if isinstance(each, OPAQUE):
                 found[type(each)] = Fixed()
-                whole = each.forward
-                each.forward = lambda *inputs, whole=whole: _Sealed.apply(whole, *inputs)  # type: ignore[method-assign, no-untyped-call]
+                each.forward = _as_one(each.forward)  # type: ignore[method-assign]
                 stack.callback(delattr, each, "forward")
         yield found

@@ -144,3 +144,27 @@ def test_search_scores_cuts_and_refits_every_topology(name):
     assert result.chosen == 1
     assert only.cost == cost(result.module, (1, 8, 8))
     assert only.cost.parameters < cost(dense, (1, 8, 8)).parameters
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
+@pytest.mark.parametrize("by_name", [False, True])
+def test_recurrent_layer_that_reads_pixels_and_a_computed_state_is_protected_with_both(kind, by_name):
+    class Started(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.start, self.steps, self.hidden, self.fc = (
+                nn.Linear(64, 12),
+                kind(8, 12, batch_first=True),
+                nn.Linear(12, 9),
+                nn.Linear(9, 3),
+            )
+
+        def forward(self, x: Tensor) -> Tensor:
+            state = torch.tanh(self.start(x.flatten(1))).unsqueeze(0)
+            state = (state, state) if kind is nn.LSTM else state
+            _, last = self.steps(x.squeeze(1), hx=state) if by_name else self.steps(x.squeeze(1), state)
+            return self.fc(torch.relu(self.hidden((last[0] if kind is nn.LSTM else last)[-1])))
+
+    groups = find_groups(Started(), X)
+    assert [g.name for g in groups.prunable] == ["hidden"]
+    assert {"start", "steps"} <= groups.protected.keys()
