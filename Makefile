@@ -58,4 +58,4 @@ bench-%: $(VENV)/dev.done
 	$(BIN)/python benchmarks/$*.py --form $(FORM)
 
 clean:
-	rm -rf $(VENV) build dist .edgec reports *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

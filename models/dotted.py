@@ -28,6 +28,10 @@ def callable_from(path: str, what: str) -> Callable[..., Any]:
             hint="is its package installed here, or its folder on PYTHONPATH?",
             context=context,
         ) from error
+    except Exception as error:
+        raise ModelError(
+            f"{what}: module {module_name!r} fails with {type(error).__name__}: {error}", hint="the fault is in that file", context=context
+        ) from error
     for name in attribute.split("."):
         if not hasattr(found, name):
             known = ", ".join(sorted(n for n, v in vars(found).items() if callable(v) and not n.startswith("_"))[:8])

@@ -80,6 +80,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "label_weight": at_least(0),
         "threads": at_least(1),
         "device": one_of("auto", "cpu", "cuda"),
+        "precision": one_of("auto", "fp32", "bf16"),
     },
     "prune": {
         "policy": one_of("cost", "paper"),
@@ -94,7 +95,12 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "samples": at_least(1),
     },
     "quantise": {"tolerance_points": at_least(0), "samples": at_least(1), "epochs": at_least(0), "lr": above(0)},
-    "measure": {"batch": at_least(1), "threads": at_least(1), "idle_s": at_least(0)},
+    "measure": {
+        "batch": at_least(1),
+        "threads": at_least(1),
+        "idle_s": at_least(0),
+        "meter": one_of("auto", "none", *names("edgec.profilers.meters")),
+    },
     "measure.rule": _RULE,
     "measure.probe": _RULE,
     "gate": {

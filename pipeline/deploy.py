@@ -70,12 +70,21 @@ def manifest_of(work: Work, checkpoint: Checkpoint, artifact: Artifact, golden: 
     }
 
 
-def release(work: Work, session: AgentSession, checkpoint: Checkpoint, artifact: Artifact, golden: Golden) -> Deployment:
-    """Ship, stage, check on the device and activate one artifact.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Staged:
+    """A release that lies on the target, checked with golden inputs by the target's own runtime; not active yet."""
+
+    release: str
+    sent_bytes: int
+    golden: Comparison
+
+
+def stage(work: Work, session: AgentSession, checkpoint: Checkpoint, artifact: Artifact, golden: Golden) -> Staged:
+    """Ship an artifact, build its release and check it on the device.
 
     Raises:
-        GoldenCheckFailed: the device computes something else; the release that was active still is.
-        TargetError: anything else on the way; the release that was active still is.
+        GoldenCheckFailed: the device computes something else.
+        TargetError: anything else on the way. The release that was active still is.
     """
     app, target, file = work.config.app, session.target, f"model.{artifact.format}"
     manifest = manifest_of(work, checkpoint, artifact, golden)
@@ -96,18 +105,28 @@ def release(work: Work, session: AgentSession, checkpoint: Checkpoint, artifact:
             hint="the old release is still active; compare the runtime's version on the target with the host's (`edgec doctor`)",
             context={"target": target, "max_abs_error": comparison.max_abs_error, "top1_agreement": comparison.top1_agreement.value},
         )
-    with work.events.stage(f"activate on {target}"):
-        previous = session.activate(app, name)
+    return Staged(release=name, sent_bytes=sent, golden=comparison)
+
+
+def activate(work: Work, session: AgentSession, artifact: Artifact, staged: Staged) -> Deployment:
+    """Make a staged release the active one, and remove old ones beyond `keep`.
+
+    Raises:
+        TargetError: after it the old or the new release is active, whole.
+    """
+    app = work.config.app
+    with work.events.stage(f"activate on {session.target}"):
+        previous = session.activate(app, staged.release)
         session.prune(app, work.config.keep)
     return Deployment(
         artifact=record_id(artifact),
-        target=target,
+        target=session.target,
         app=app,
-        release=name,
+        release=staged.release,
         previous=previous,
         path=f"{session.folder}/apps/{app}/current",
-        sent_bytes=sent,
-        golden=comparison,
+        sent_bytes=staged.sent_bytes,
+        golden=staged.golden,
         activated_at=datetime.now(UTC).isoformat(timespec="seconds"),
     )
 

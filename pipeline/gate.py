@@ -11,13 +11,13 @@ The verdict fails if a rule fails, else is inconclusive if a rule is, else passe
 time and energy; accuracy and size stand. Numbers of a provenance that the settings do not name never pass or fail.
 """
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from edgec.pipeline import compare, stats
 from edgec.pipeline.core.codec import record_id
 from edgec.pipeline.core.errors import ConfigError
-from edgec.pipeline.core.records import Estimate, Measurement, Provenance, RuleResult, Verdict
+from edgec.pipeline.core.records import Constraints, Estimate, Measurement, Provenance, RuleResult, Verdict
 
 if TYPE_CHECKING:
     from edgec.pipeline.compare import Correctness
@@ -26,12 +26,21 @@ if TYPE_CHECKING:
 RULES = ("accuracy_drop_points", "latency_ratio", "size_ratio", "energy_ratio")
 """Fields of GateSettings; a rule's `asked` and `seen` are in the unit that its name says."""
 
-OBJECTIVE = "objective_latency_ratio"
-"""Name of the rule that the objective's latency bound becomes: p50 over the dense network's at the same precision, same run."""
+OBJECTIVE_LATENCY, OBJECTIVE_ACCURACY = "objective_latency_ratio", "objective_accuracy_drop_points"
+"""Rules from an objective: p50 over the dense network's at the same precision, same run; top-1 lost on the device."""
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
 EXIT_CODES = {PASS: 0, FAIL: 1, INCONCLUSIVE: 4}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What the recipe asked of the compressed network."""
+
+    constraints: Constraints
+    dense: Measurement
+    """The dense network at the candidate's precision, of the same run."""
 
 
 def decide(
@@ -40,12 +49,12 @@ def decide(
     *,
     settings: "GateSettings",
     correct: "Correctness | None" = None,
-    objective: tuple[Measurement, float] | None = None,
+    asked: Asked | None = None,
 ) -> Verdict:
     """Apply every rule that the settings ask for.
 
     Args:
-        objective: the dense network at the candidate's precision, and the largest ratio of medians to it, where the recipe bounds one.
+        asked: the recipe's objective, whose bounds on accuracy and latency become rules on what was deployed.
         correct: whether each image was right on the device, by the candidate and by the baseline (bool, same images in the same
             order); None when one of the two was not stored, which leaves the accuracy rule inconclusive.
 
@@ -71,16 +80,31 @@ def decide(
         seen = compare.energy_ratio(candidate, baseline, level)
         of_energy = (compare.energy_provenance(candidate), compare.energy_provenance(baseline))
         rules.append(_rule("energy_ratio", settings.energy_ratio, seen, of_energy, settings))
-    if objective is not None:
-        dense, bound = objective
-        rules.append(
-            _rule(OBJECTIVE, bound, compare.latency_ratio(candidate, dense, level), (candidate.provenance, dense.provenance), settings)
-        )
+    if asked is not None:
+        rules += _asked(candidate, baseline, asked, settings, correct)
     if not rules:
         raise ConfigError("the gate has no rule and would pass everything", hint=f"give [gate] one of {', '.join(RULES)}")
     outcomes = {rule.outcome for rule in rules}
     outcome = next((each for each in (FAIL, INCONCLUSIVE) if each in outcomes), PASS)
     return Verdict(candidate=record_id(candidate), baseline=record_id(baseline), rules=tuple(rules), outcome=outcome)
+
+
+def _asked(
+    candidate: Measurement, baseline: Measurement, asked: Asked, settings: "GateSettings", correct: "Correctness | None"
+) -> list[RuleResult]:
+    """The objective's accuracy and latency bounds, judged on the deployed network."""
+    level = stats.one_sided(settings.confidence)
+    rules = []
+    if asked.constraints.accuracy_drop is not None:
+        swapped = None if correct is None else (correct[1], correct[0])
+        drop = _points(compare.accuracy_difference(baseline, candidate, swapped, level))
+        bound = asked.constraints.accuracy_drop * 100
+        rules.append(_rule(OBJECTIVE_ACCURACY, bound, drop, (candidate.provenance, baseline.provenance), settings))
+    if asked.constraints.latency_ratio is not None:
+        ratio = compare.latency_ratio(candidate, asked.dense, level)
+        provenances = (candidate.provenance, asked.dense.provenance)
+        rules.append(_rule(OBJECTIVE_LATENCY, asked.constraints.latency_ratio, ratio, provenances, settings))
+    return rules
 
 
 def exit_code(verdict: Verdict) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from edgec.pipeline import stages
 from edgec.pipeline.core import registry
+from edgec.pipeline.core.errors import MeasurementError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.records import Artifact, Estimate
 from edgec.pipeline.core.settings import TargetSettings
@@ -52,14 +53,23 @@ class TargetProbe:
         networks = {network.label: network for network in run.networks}
         ours, theirs = networks["candidate"].blocks, networks["dense"].blocks
         samples = [t / 1e9 for block in ours for t in block]
-        return ratio_of_medians(ours, theirs), quantile(samples, 0.5)
+        ratio = ratio_of_medians(ours, theirs)
+        if ratio.value is None:
+            raise MeasurementError(
+                f"a candidate cannot be measured on {self._target.name}: {ratio.reason}",
+                hint="give it more time: [measure.probe] max_time_s",
+                context={"target": self._target.name, "blocks": len(ours)},
+            )
+        return ratio, quantile(samples, 0.5)
 
 
 def input_file(work: Work, data: stages.Data, artifact: Artifact) -> str:
     """Adopt an .npz with one real input batch for measuring; returns its digest."""
     import numpy as np
 
-    images, _ = stages.calibration(data, work.config.measure.batch)
+    batch = work.config.measure.batch
+    images, _ = stages.calibration(data, batch)
+    images = images[np.arange(batch) % len(images)]
     (name,) = (tensor.name for tensor in artifact.inputs)
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         file = Path(folder) / "inputs.npz"

@@ -8,7 +8,7 @@ from typing import Any
 
 from edgec.pipeline import onnx_file
 from edgec.pipeline.core import registry
-from edgec.pipeline.core.errors import ConfigError
+from edgec.pipeline.core.errors import ConfigError, ModelError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Provenance
@@ -33,6 +33,11 @@ def artifact_of(file: Path) -> Artifact:
             f"{file}: no backend runs .{ending} files", hint=f"known endings: {', '.join(f'.{each}' for each in sorted(known))}"
         )
     info = onnx_file.inspect(file)
+    if info.external_data:
+        raise ModelError(
+            f"{file} keeps its weights in other files: {', '.join(info.external_data)}",
+            hint="save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
+        )
     return Artifact(
         parent=None,
         backend=known[ending],

@@ -1,5 +1,6 @@
 """The pruning stage: AAP with the training loop and, where latency is asked for, the device in it."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from edgec.pipeline.core.records import Checkpoint, Round, Search, Split, Target
 from edgec.pipeline.work import Work, plain
 
 
-def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, facts: TargetFacts | None) -> Search:
+def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, facts: TargetFacts | None, backend: str) -> Search:
     """Prune the dense network to the configured objective; the rounds, probes among them, are kept and a killed search resumes.
 
     Raises:
@@ -23,7 +24,9 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe
         raise ConfigError(
             "the objective bounds latency, and there is no target to measure it on", hint='name one: --target, or [objective] on = "…"'
         )
-    place = None if constraints.latency_ratio is None or facts is None else _identity(work, facts)
+    if work.config.train.label_weight == 0 and work.config.train.distill_weight == 0:
+        raise ConfigError("[train] label_weight and distill_weight are both 0", hint="one of them says what recovery learns from")
+    place = None if probe is None or facts is None else _identity(work, facts, backend)
     inputs = {
         "dense": record_id(dense),
         "data": data.id,
@@ -37,11 +40,13 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe
     return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, digest_of_json(inputs)))
 
 
-def _identity(work: Work, facts: TargetFacts) -> dict[str, object]:
+def _identity(work: Work, facts: TargetFacts, backend: str) -> dict[str, object]:
     """What latency depends on: not free disk, not load."""
     runtimes = [[r.name, r.version] for r in facts.runtimes]
     return {
+        "backend": backend,
         "board": facts.board,
+        "kernel": facts.kernel,
         "cpu": facts.cpu,
         "cores": facts.cores,
         "runtimes": runtimes,
@@ -57,7 +62,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     from edgec.pipeline.compress.aap import AAP
     from edgec.pipeline.compress.losses import distill_loss
     from edgec.pipeline.compress.rounds import RoundFolder
-    from edgec.pipeline.compress.train import Plan, Samples, fit
+    from edgec.pipeline.compress.train import Plan, Samples, device_of, fit
 
     settings, constraints = work.config.train, objective.parse(work.config.objective.subject_to)
     module = stages.network(work, dense)
@@ -65,6 +70,9 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     train_images, train_labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=train_images, labels=train_labels, preprocess=data.spec.preprocess)
     folder = work.store.unfinished / recipe[:16]
+    if work.fresh and folder.exists():
+        shutil.rmtree(folder)
+    device_of(settings)
     loss = distill_loss(module, label_weight=settings.label_weight, distill_weight=settings.distill_weight)
 
     def recover(network: Any, _cut: float) -> tuple[Any, int]:
@@ -94,6 +102,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     return Search(
         dense=record_id(dense),
         chosen=chosen,
+        chosen_round=result.chosen,
         objective=objective.text(constraints),
         met=result.met,
         stopped=result.reason,

@@ -78,13 +78,13 @@ def dense_checkpoint(work: Work, data: Data) -> Checkpoint:
 
 
 def code_digest(builder: str, module: Any) -> str:
-    """Digest of the network's structure as it prints itself and of the source file of its builder.
+    """Digest of the network's structure as it prints itself, of the source file of its builder and of the Python files beside that.
 
     Two networks with the same weights may differ in code alone (another activation): results of one must not be taken for the other's.
     """
     source = import_module(builder.partition(":")[0]).__file__
-    text = Path(source).read_text(encoding="utf-8") if source and source.endswith(".py") else ""
-    return digest_of_json([repr(module), text])
+    beside = sorted(Path(source).parent.glob("*.py")) if source else []
+    return digest_of_json([repr(module), [[file.name, digest_of(file)] for file in beside]])
 
 
 def checkpoint_from(
@@ -177,7 +177,10 @@ def _quantise(work: Work, data: Data, source: Checkpoint, *, name: str, train: b
         trained_right = correct_of(trained, data, Split.VALIDATION)
         if trained_right.sum() > right.sum():
             quantised, method, right = trained, "sqakd", trained_right
-    parameters = {"method": method, "drop": float(reference - right.mean())}
+    drop = float(reference - right.mean())
+    if drop * 100 > settings.tolerance_points:
+        work.events.warn("W301", f"the {settings.precision} network loses {drop * 100:.2f} points, more than {settings.tolerance_points:g}")
+    parameters = {"method": method, "drop": drop}
     return _quantised_record(work, data, source, quantised, accuracy=_accuracy(right, Split.VALIDATION), stage=name, parameters=parameters)
 
 

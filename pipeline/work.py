@@ -31,7 +31,7 @@ class Work:
 
     def stage(self, name: str, kind: type[R], inputs: Mapping[str, object], make: Callable[[], R]) -> R:
         """The stage's remembered result for these inputs, or a new one. A result whose files are gone or damaged is made anew."""
-        key = stage_key(name, **inputs)
+        key = stage_key(name, tools=tool_versions(), **inputs)
         found = None if self.fresh else self.store.remembered(key)
         if isinstance(found, kind) and all(self.store.has(digest) for digest in _files_of(found)):
             self.cached.append(name)

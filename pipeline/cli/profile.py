@@ -34,9 +34,9 @@ def command(context: Context, *, file: Path, name: str, shapes: tuple[str, ...],
 
     if context.config_path.exists():
         config = context.config()
-        settings, place = config.measure, target(config, name)
+        settings, place, seed = config.measure, target(config, name), config.seed
     elif name == LOCALHOST.name:
-        settings, place = MeasureSettings(), LOCALHOST
+        settings, place, seed = MeasureSettings(), LOCALHOST, context.seed or 0
     else:
         context.config()  # says that the file is missing
         raise AssertionError
@@ -48,7 +48,7 @@ def command(context: Context, *, file: Path, name: str, shapes: tuple[str, ...],
         settings,
         shapes={key: _dimensions(key, value) for key, value in map(_pair, shapes)},
         inputs={key: Path(value) for key, value in map(_pair, inputs)},
-        seed=context.seed or 0,
+        seed=seed,
         events=context.events,
         command=context.command,
     )

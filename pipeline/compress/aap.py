@@ -42,7 +42,7 @@ from edgec.pipeline.compress.scores import Calibration, Scores, attention, crite
 from edgec.pipeline.compress.selection import floors, select
 from edgec.pipeline.compress.surgery import cut, kept
 from edgec.pipeline.core.codec import adapter, digest_of_json, json_from
-from edgec.pipeline.core.errors import CompressionError
+from edgec.pipeline.core.errors import CompressionError, TrainingDiverged
 from edgec.pipeline.core.protocols import LatencyProbe
 from edgec.pipeline.core.records import Constraints, Cost, Digest, Estimate, Round
 from edgec.pipeline.core.settings import PruneSettings
@@ -55,7 +55,7 @@ Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
 """Trains a cut network, given the fraction of the cost that was just cut; returns it, or it and the number of images it saw.
 
 It may train the network in place; what it returns has the same structure.
-A CompressionError from it (NaN loss) rejects the round; the search goes on from the last good network.
+A TrainingDiverged from it (NaN loss) rejects the round; the search goes on from the last good network.
 """
 
 Evaluate = Callable[[nn.Module], Any]
@@ -222,7 +222,7 @@ class AAP:
 
         Raises:
             CompressionError: a latency bound without a probe, an answer of `evaluate` that is not one value per image, scores that
-                are not finite. Whatever `recover` (but its CompressionError), `evaluate` or `probe` raise.
+                are not finite. Whatever `recover` (but its TrainingDiverged), `evaluate` or `probe` raise.
         """
         if self._constraints.latency_ratio is not None and probe is None:
             raise CompressionError("a latency bound needs a probe that measures candidates", hint="pass probe=, or bound MACs instead")
@@ -396,7 +396,7 @@ class AAP:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(_seed_from(key))
                 answer = run.recover(narrow, share)
-        except CompressionError as error:
+        except TrainingDiverged as error:
             answer, failure = None, f"rejected: {error.what}"
         else:
             failure = ""

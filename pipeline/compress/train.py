@@ -24,7 +24,7 @@ from edgec.models.data import affine, padded, preprocess
 from edgec.models.fashion_mnist import Images, Labels
 from edgec.pipeline.compress import augment
 from edgec.pipeline.core.codec import digest_of_json
-from edgec.pipeline.core.errors import CompressionError
+from edgec.pipeline.core.errors import CompressionError, TrainingDiverged
 from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Digest, Preprocess
@@ -244,10 +244,10 @@ class _Run:
         text = f"{self.plan.seed}/{what}/{index}"
         return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
 
-    def diverged(self, what: str) -> CompressionError:
+    def diverged(self, what: str) -> TrainingDiverged:
         """The error for values that are not finite."""
         epoch = self.step / self.per_epoch
-        return CompressionError(
+        return TrainingDiverged(
             f"{self.plan.name}: {what} in epoch {epoch:.2f}, step {self.step} of {self.total}",
             hint="lower lr in [train], to a third say; if that does not help, look for NaN in the start weights and std = 0 in preprocess",
             context={"epoch": epoch, "step": self.step, "lr": self.plan.lr, "bf16": self.bf16},
@@ -305,7 +305,8 @@ def fit(
     samples, settings and plan continues there, and returns at once if the run had ended.
 
     Raises:
-        CompressionError: no images, a loss or a weight that is not finite, or a device that is not there.
+        TrainingDiverged: a loss or a weight is not finite.
+        CompressionError: no images, or a device that is not there.
     """
     with _threads(settings.threads), torch.random.fork_rng():
         run = _Run(module, samples, plan, settings, work)

@@ -4,6 +4,7 @@ EdgecError
 ├─ ConfigError               fix the file or the command line             exit 2
 ├─ ModelError                fix the network, its weights or its data     exit 5
 ├─ CompressionError          change the recipe                            exit 5
+│  └─ TrainingDiverged       lower the rate; a search goes on without     exit 5
 ├─ LoweringError             change the backend or what it is asked for   exit 5
 │  ├─ ToolchainMissing       install the extra named in the hint          exit 5
 │  └─ ParityFailed           the lowered network computes something else  exit 5
@@ -27,7 +28,6 @@ EdgecError
 │  ├─ DigestMismatch         what arrived is not what was sent
 │  └─ GoldenCheckFailed      the device's runtime computes something else; the release was not activated
 ├─ MeasurementError          the number is not valid                      exit 4
-├─ Inconclusive              the evidence does not decide                 exit 4
 ├─ ObjectiveNotMet           no candidate met it; carries the nearest     exit 1
 └─ StoreError                the run store is damaged or too new          exit 5
 
@@ -71,6 +71,10 @@ class ModelError(EdgecError):
 
 class CompressionError(EdgecError):
     """The recipe cannot be carried out on this network."""
+
+
+class TrainingDiverged(CompressionError):
+    """A loss or a weight is not finite."""
 
 
 class LoweringError(EdgecError):
@@ -165,12 +169,6 @@ class GoldenCheckFailed(TargetError):
 
 class MeasurementError(EdgecError):
     """The measurement is not valid."""
-
-    exit_code = 4
-
-
-class Inconclusive(EdgecError):
-    """The evidence does not decide."""
 
     exit_code = 4
 

@@ -202,10 +202,11 @@ class Comparison:
     reference: str
     subject: str
     n: int
-    max_abs_error: float
-    max_rel_error: float
+    max_abs_error: float | None
+    """None where only classes were compared."""
+    max_rel_error: float | None
     """max |a - b| / max |a|, per output, largest taken."""
-    cosine_min: float
+    cosine_min: float | None
     top1_agreement: Estimate
     tolerance: Mapping[str, float]
     passed: bool
@@ -380,12 +381,11 @@ class Measurement:
 class Round:
     """One step of a pruning search: asked cost, resulting network, what it scored, and what was decided."""
 
-    kind: ClassVar[str] = "round"
     index: int
-    parent: RecordId
-    """The checkpoint that was cut."""
-    checkpoint: RecordId | None
-    """The result; None for a probe that was cut and measured but not trained."""
+    parent: Digest
+    """Of the tensors of the network that was cut."""
+    checkpoint: Digest | None
+    """Of the result's tensors; None for a probe, which was cut and measured but not trained."""
     asked_cost_kept: float
     """Fraction of the dense network's cost (in the goal's unit) that was asked for."""
     threshold: float
@@ -422,6 +422,9 @@ class Search:
     kind: ClassVar[str] = "search"
     dense: RecordId
     chosen: RecordId
+    """The nearest network when the objective is not met."""
+    chosen_round: int
+    """`index` of its round; 0 is the dense network."""
     objective: str
     met: bool
     stopped: str
@@ -491,18 +494,6 @@ class Deploy:
 
 
 Record = (
-    DataSpec
-    | ModelSpec
-    | Checkpoint
-    | Exported
-    | Artifact
-    | Parity
-    | TargetFacts
-    | Measurement
-    | Round
-    | Search
-    | Deployment
-    | Verdict
-    | Deploy
+    DataSpec | ModelSpec | Checkpoint | Exported | Artifact | Parity | TargetFacts | Measurement | Search | Deployment | Verdict | Deploy
 )
 """Everything with a `kind` that the store keeps."""

@@ -64,7 +64,7 @@ def _accuracy_against_cost(report: Report, rounds: tuple[Round, ...]) -> Figure:
 
     trained = [(each, cost(each), each.accuracy.top1) for each in rounds if each.accuracy]
     probes = [cost(each) for each in rounds if not each.accuracy]
-    chosen = next((each for each in rounds if report.search and each.checkpoint == report.search.chosen), None)
+    chosen = next((each for each in rounds if report.search and each.index == report.search.chosen_round), None)
     title = f"Accuracy against {'latency' if by_latency else 'MACs'}, round by round"
     with _axes(title) as (axes, done):
         for each, x, top1 in trained:

@@ -164,7 +164,7 @@ def measurement(label: str, artifact: Artifact, median_s: float, correct: int, *
     )
 
 
-def rounds(dense: RecordId, chosen: RecordId) -> tuple[Round, ...]:
+def rounds(dense: RecordId) -> tuple[Round, ...]:
     """Probes (cut, measured, not trained) and trained candidates, with one rejected for accuracy."""
     told = [
         (0.70, 0.74, None, False, "0.74 of the dense latency, 0.60 is asked: cut deeper before training"),
@@ -183,7 +183,7 @@ def rounds(dense: RecordId, chosen: RecordId) -> tuple[Round, ...]:
             Round(
                 index=index,
                 parent=dense,
-                checkpoint=None if top1 is None else chosen if index == len(told) else digest_of_text(f"round {index}"),
+                checkpoint=None if top1 is None else digest_of_text(f"round {index}"),
                 asked_cost_kept=asked,
                 threshold=0.01 * index,
                 cost=cost,
@@ -303,10 +303,11 @@ def shelf(*, outcome: str = "pass", valid: bool = True, searched: bool = True) -
     search = Search(
         dense=dense_id,
         chosen=pruned_id,
+        chosen_round=6,
         objective="accuracy_drop <= 2, latency_p50 <= 0.6 x dense",
         met=True,
         stopped="the step is smaller than min_step",
-        rounds=rounds(dense_id, pruned_id),
+        rounds=rounds(dense_id),
     )
     deploy = Deploy(
         target="pi",

@@ -23,7 +23,7 @@ from edgec.pipeline.compress.count import cost, widths
 from edgec.pipeline.compress.evidence import paired_drop
 from edgec.pipeline.compress.rounds import RoundFolder, digest_of_tensors
 from edgec.pipeline.core.codec import json_from
-from edgec.pipeline.core.errors import CompressionError
+from edgec.pipeline.core.errors import CompressionError, TrainingDiverged
 from edgec.pipeline.core.records import Constraints, Estimate, Round
 from edgec.pipeline.core.settings import PruneSettings
 
@@ -311,7 +311,7 @@ def test_training_that_fails_rejects_the_round_with_its_reason(dense):
     def nan_after_large_cuts(network: nn.Module, cut: float) -> nn.Module:
         calls.append(cut)
         if cut > 0.2:
-            raise CompressionError("the loss is NaN in epoch 1")
+            raise TrainingDiverged("the loss is NaN in epoch 1")
         return train(network)
 
     result = search(dense, Constraints(accuracy_drop=0.05), PruneSettings(round_to=1, max_rounds=3)).run(
