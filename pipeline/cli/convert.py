@@ -39,7 +39,7 @@ def command(context: Context, *, file: Path, backend: str, precision: str, outpu
                 artifact, verdict = convert.checkpoint(work, file, backend, Precision(precision), draft)
     lines = [f"{output}  {artifact.precision}, {artifact.size_bytes:,} bytes, sha256 {artifact.file[:12]}"]
     lines += [
-        f"parity  {c.reference} → {c.subject}: {'passed' if c.passed else c.reason}, max error {c.max_abs_error:.2g} on {c.n} inputs"
+        f"parity  {c.reference} → {c.subject}: {'passed' if c.passed else c.reason}, max error {c.max_abs_error or 0:.2g} on {c.n} inputs"
         for c in verdict.comparisons
     ]
     return Outcome(results={"artifact": json_from(artifact), "parity": json_from(verdict), "output": str(output)}, text="\n".join(lines))

@@ -164,9 +164,8 @@ def comparison_cells(each: Comparison) -> tuple[str, ...]:
     return (
         f"{each.subject} against {each.reference}",
         str(each.n),
-        f"{each.max_abs_error:.2g}",
-        f"{each.max_rel_error:.2g}",
-        f"{each.cosine_min:.6f}",
+        *(DASH if error is None else f"{error:.2g}" for error in (each.max_abs_error, each.max_rel_error)),
+        DASH if each.cosine_min is None else f"{each.cosine_min:.6f}",
         interval(each.top1_agreement, percent),
         OUTCOMES["pass" if each.passed else "fail"] + (f": {each.reason}" if each.reason else ""),
     )
@@ -189,4 +188,5 @@ def search_title(report: Report) -> str:
 def release(report: Report) -> str:
     """What is active on the target."""
     one = report.deployment
-    return f"Release {one.release} of {one.app} is active at {one.path} ({size(one.sent_bytes)} sent)."
+    back = f" `edgec rollback --target {one.target}` brings back {one.previous}." if report.verdict.outcome != "pass" and one.previous else ""
+    return f"Release {one.release} of {one.app} is active at {one.path} ({size(one.sent_bytes)} sent).{back}"
