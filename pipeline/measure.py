@@ -57,7 +57,7 @@ class Finding(Enum):
     POWER_MODE_CHANGED = ("W104", "power mode changed during the run", "leave the power mode alone, and run again")
     CLOCK_STEPPED = ("W105", "wall clock stepped", "let the clock settle (chronyc waitsync), and run again")
     OTHER_LOAD = ("W201", "other load", "stop other work on the target")
-    WIDE_INTERVAL = ("W202", "interval wider than asked for", "raise [measure] max_time_s, or quieten the target")
+    WIDE_INTERVAL = ("W202", "interval wider than asked for", "raise [measure.rule] max_time_s, or quieten the target")
     FREQUENCY_SCALED = ("W203", "CPU frequency moves with the load", "fix it for comparable numbers (governor performance)")
 
     def __init__(self, code: str, title: str, advice: str) -> None:
