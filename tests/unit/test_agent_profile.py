@@ -13,6 +13,7 @@ from scipy.stats import binom
 from edgec.pipeline.core.settings import MeasureSettings
 from edgec.pipeline.stats import MIN_BLOCKS
 from edgec.targets.agent import profile
+from edgec.targets.agent import sampler as sampler_module
 from edgec.targets.agent.network import batches, compared
 from edgec.targets.agent.profile import Rule, Turns, median_is_precise
 from edgec.targets.agent.sampler import Sampler
@@ -195,6 +196,19 @@ def test_pixels_without_scale_are_refused() -> None:
         next(iter(batches({"input": np.zeros((1, 1, 2, 2), dtype="uint8")}, 1)))
     with pytest.raises(Failure, match="input"):
         next(iter(batches({"x": np.zeros(1)}, 1)))
+
+
+def test_meter_that_is_not_automatic_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shy(Ramp):
+        name, automatic = "shy", False
+
+        def reason_unusable(self) -> str:
+            return ""
+
+    meter = Shy()
+    monkeypatch.setattr(sampler_module, "all_meters", lambda _root: [("shy", meter)])
+    assert sampler_module.chosen("auto")[0] is None
+    assert sampler_module.chosen("shy") == (meter, "")
 
 
 def test_root_is_given_to_meters(tmp_path: Path) -> None:
