@@ -63,7 +63,7 @@ _RULE = {
     "rel_width": above(0),
     "max_time_s": above(0),
     "warmup_s": at_least(0),
-    "block": at_least(1),
+    "block_s": above(0),
 }
 _PROVENANCES = tuple(each.value for each in Provenance)
 

@@ -56,9 +56,9 @@ class Finding(Enum):
     FREQUENCY_FELL = ("W103", "CPU frequency fell", "cool the board, or fix the frequency (governor performance)")
     POWER_MODE_CHANGED = ("W104", "power mode changed during the run", "leave the power mode alone, and run again")
     CLOCK_STEPPED = ("W105", "wall clock stepped", "let the clock settle (chronyc waitsync), and run again")
-    OTHER_LOAD = ("W201", "other load", "stop other work on the target")
-    WIDE_INTERVAL = ("W202", "interval wider than asked for", "raise [measure] max_time_s, or quieten the target")
-    FREQUENCY_SCALED = ("W203", "CPU frequency moves with the load", "fix it for comparable numbers (governor performance)")
+    OTHER_LOAD = ("W201", "other load", "stop other work on the target; edgec's own training there just before counts too")
+    WIDE_INTERVAL = ("W202", "interval wider than asked for", "raise [measure.rule] max_time_s, or quieten the target")
+    FREQUENCY_SCALED = ("W203", "CPU frequency moves", "fix it for comparable numbers (governor performance)")
 
     def __init__(self, code: str, title: str, advice: str) -> None:
         self.code, self.title, self.advice = code, title, advice
@@ -191,7 +191,8 @@ def validity(before: Conditions, after: Conditions, *, cores: int, stopped_by: s
         if then is not None and now is not None and then != now:
             found.append((finding, f"{then} before, {now} after"))
     if before.cpu_mhz and after.cpu_mhz and after.cpu_mhz < (1 - MAX_FREQUENCY_DROP) * before.cpu_mhz:
-        scaled = SCALING_GOVERNORS & set((after.governor or "").split(","))
+        # without a governor the frequency is /proc/cpuinfo's (virtual machines), which moves with the load too
+        scaled = after.governor is None or SCALING_GOVERNORS & set(after.governor.split(","))
         detail = f"{before.cpu_mhz:.0f} MHz before, {after.cpu_mhz:.0f} MHz after"
         found.append((Finding.FREQUENCY_SCALED if scaled else Finding.FREQUENCY_FELL, detail))
     step_s = ((after.t_ns - before.t_ns) - (after.monotonic_ns - before.monotonic_ns)) * 1e-9

@@ -86,13 +86,13 @@ def energy_from(trace: Trace, spans: Sequence[Span], counts: Sequence[int], conf
     if durations.sum() < MIN_PERIODS * period:
         return unknown(
             f"the network ran for {durations.sum():.3g} s, energy at a sample every {period * 1e3:.3g} ms takes "
-            f"{MIN_PERIODS * period:.3g} s: raise [measure] min_time_s",
+            f"{MIN_PERIODS * period:.3g} s: raise [measure.rule] min_time_s and max_time_s",
             trace,
         )
     if np.median(durations) < MIN_PERIODS_PER_BLOCK * period:
         return unknown(
             f"a block lasts {np.median(durations) * 1e3:.3g} ms, energy at a sample every {period * 1e3:.3g} ms takes "
-            f"{MIN_PERIODS_PER_BLOCK * period * 1e3:.3g} ms: raise [measure] block",
+            f"{MIN_PERIODS_PER_BLOCK * period * 1e3:.3g} ms: raise [measure.rule] block_s",
             trace,
         )
     joules = integrate(trace, spans)

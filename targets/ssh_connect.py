@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import paramiko
+from paramiko.ssh_exception import CouldNotCanonicalize
 
 from edgec.pipeline.core.errors import AuthRejected, ConfigError, ConnectTimeout, HostKeyChanged, HostKeyUnknown
 from edgec.pipeline.core.settings import TargetSettings
@@ -71,16 +72,20 @@ def route_from(settings: TargetSettings) -> Route:
     try:
         text = _config_text(path) if settings.ssh_config is not None or path.is_file() else ""
         config = paramiko.SSHConfig.from_text("\n".join([*ours, text]))
-    except (OSError, UnicodeDecodeError, paramiko.ConfigParseError) as error:
+    except (OSError, ValueError, paramiko.ConfigParseError) as error:
         raise ConfigError(f"the SSH configuration {path} cannot be read: {error}") from error
     asked = settings.host or settings.name
-    found: dict[str, Any] = dict(config.lookup(asked))
+    found = _looked_up(config, asked, path)
     host = str(found.get("hostname", asked))
     try:
         port = int(found.get("port", 22))
     except ValueError as error:
         raise ConfigError(f"the SSH configuration {path} has the port {found['port']!r} for {asked}") from error
-    known = (settings.known_hosts,) if settings.known_hosts else _paths(found.get("userknownhostsfile", "~/.ssh/known_hosts"))
+    try:
+        known = (settings.known_hosts,) if settings.known_hosts else _paths(found.get("userknownhostsfile", "~/.ssh/known_hosts"))
+        known += _paths(found.get("globalknownhostsfile", str(SYSTEM_KNOWN_HOSTS)))
+    except ValueError as error:
+        raise ConfigError(f"the SSH configuration {path} has a list of known_hosts files that cannot be read: {error}") from error
     own = (settings.identity_file,) if settings.identity_file else tuple(Path(each) for each in found.get("identityfile", ()))
     jump = str(found.get("proxyjump", "none"))
     command = str(found.get("proxycommand", "none"))
@@ -91,10 +96,31 @@ def route_from(settings: TargetSettings) -> Route:
         alias=str(found.get("hostkeyalias", host)).lower(),
         identities=tuple(each.expanduser() for each in own or tuple(Path(key) for key in DEFAULT_KEYS)),
         only_identities=settings.identity_file is not None or str(found.get("identitiesonly", "no")).lower() == "yes",
-        known_hosts=(*known, *_paths(found.get("globalknownhostsfile", str(SYSTEM_KNOWN_HOSTS)))),
+        known_hosts=known,
         jumps=() if jump.lower() == "none" else tuple(part.strip() for part in jump.split(",")),
         proxy_command="" if command.lower() == "none" else command,
     )
+
+
+def _looked_up(config: paramiko.SSHConfig, asked: str, path: Path) -> dict[str, Any]:
+    """What the configuration says about a host.
+
+    Raises:
+        ConfigError: it asks for what paramiko cannot do.
+    """
+    what = f"the SSH configuration {path} cannot be used for {asked}"
+    try:
+        return dict(config.lookup(asked))
+    except KeyError as error:
+        hint = "with CanonicalizeHostname give CanonicalDomains too, or give this host in full"
+        raise ConfigError(f"{what}: it has no {error.args[0]}", hint=hint) from error
+    except CouldNotCanonicalize as error:
+        raise ConfigError(f"{what}: {error} is in none of its CanonicalDomains", hint="give this host in full") from error
+    except ImportError as error:
+        hint = "pip install invoke, or name another file as `ssh_config` of the target"
+        raise ConfigError(f"{what}: its Match exec takes the package invoke", hint=hint) from error
+    except (OSError, ValueError, paramiko.SSHException) as error:
+        raise ConfigError(f"{what}: {error}", hint="name another file as `ssh_config` of the target") from error
 
 
 def _config_text(path: Path, depth: int = 0) -> str:
@@ -148,8 +174,11 @@ def _socket(settings: TargetSettings, route: Route, stack: ExitStack, passed: tu
     """A TCP socket, a channel through the jump hosts, or a ProxyCommand's."""
     if route.jumps:
         # the last of the list is reached through those before it, the first one as its own configuration says
-        hop = urlsplit(f"ssh://{route.jumps[-1]}")
-        through = replace(settings, host=hop.hostname or "", port=hop.port, user=hop.username, name=f"{settings.name} (jump host)")
+        try:
+            hop = urlsplit(f"ssh://{route.jumps[-1]}")
+            through = replace(settings, host=hop.hostname or "", port=hop.port, user=hop.username, name=f"{settings.name} (jump host)")
+        except ValueError as error:
+            raise ConfigError(f"the SSH configuration has the jump host {route.jumps[-1]!r}: {error}") from error
         jump = open_connection(through, stack, jumps=route.jumps[:-1], passed=(*passed, route.where))
         channel = jump.open_channel("direct-tcpip", (route.host, route.port), ("127.0.0.1", 0), timeout=settings.connect_timeout_s)
         stack.callback(channel.close)

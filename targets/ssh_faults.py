@@ -79,7 +79,7 @@ def working(name: str, doing: str) -> Iterator[None]:
 
 def broken(name: str, doing: str, error: BaseException) -> HostUnreachable:
     """The link is gone."""
-    hint = "the active release is untouched; run the command again, an interrupted upload goes on where it stopped"
+    hint = "the old or the new release is active, whole; run the command again, an interrupted upload goes on where it stopped"
     return HostUnreachable(
         f"the link to {name} broke while {doing}", hint=hint, context={"target": name, "doing": doing, "cause": str(error)}
     )

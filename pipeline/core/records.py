@@ -291,8 +291,9 @@ class StoppingRule:
     """Asked width of the median's confidence interval, as a fraction of the median."""
     max_time_s: float = 10.0
     warmup_s: float = 0.5
-    block: int = 20
-    """Inferences in one block; the networks of one run take turns block by block."""
+    block_s: float = 0.05
+    """Duration of one block, at least one inference long; the networks of one run take turns block by block. With an energy meter
+    a block lasts at least six of its periods."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,16 +64,13 @@ class Network:
     def block(self, fields: Fields) -> Dict[str, Any]:
         """Run up to `count` times or until `seconds` have passed, at least once, each timed alone.
 
-        Before that, up to `settle` inferences are not timed, at most 50 ms of them: a slow network needs its caches no warmer.
+        Before that, `settle` inferences are not timed.
         """
         once, count, seconds = self._once, fields.whole("count", None, 1), fields.number("seconds")
         if once is None:
             raise Failure("ProtocolViolation", "the network has no inputs yet")
-        settled = monotonic_ns() + 50 * 1000 * 1000
         for _ in range(fields.whole("settle", 0)):
             once()
-            if monotonic_ns() > settled:
-                break
         times: List[int] = []
         clock, took = perf_counter_ns, times.append
         begin = monotonic_ns()

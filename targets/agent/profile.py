@@ -1,8 +1,12 @@
 """Networks measured turn by turn: in each round every network runs one block of inferences, in a freshly drawn order, so that drift of
 clocks, temperature or other load falls on all of them alike.
 
-The stopping rule per network: minimum inference time and count, then until the distribution-free interval of the median is narrower
-than asked for ("precise"), or until its turns have taken the budget ("time").
+A block lasts a stated time, whatever the network's speed: the number of its inferences follows from the times of the block before,
+never from its own, so that no block ends because of a slow inference.
+
+The stopping rule per network: minimum inference time and count and MIN_BLOCKS blocks, then until the distribution-free interval of
+the median is narrower than asked for ("precise"), or until its turns have taken the budget ("time"). Beside an energy meter a
+network also goes on, within the budget, until the meter has seen enough of it.
 """
 
 import contextlib
@@ -24,8 +28,16 @@ Z95 = 1.959963984540054
 """Normal quantile of a two-sided 95 % interval."""
 CHUNK = 50000
 """Times in one message: far below the protocol's limit even at 12 digits each."""
-SETTLE = 3
-"""Inferences at the start of a turn that are not timed: they pay for the caches that the other networks have filled."""
+SETTLE, SETTLE_S = 3, 0.05
+"""Most inferences, and most seconds of them, at the start of a turn that are not timed: they pay for the caches that the other
+networks have filled. A slow network needs its caches no warmer."""
+MIN_BLOCKS = 8
+"""Fewest blocks of a precise network: an interval over blocks takes as many (`stats.MIN_BLOCKS`)."""
+MAX_BLOCK = 500000
+"""Most inferences in a block: their times have to fit into one line."""
+BLOCK_PERIODS, RUN_PERIODS = 6, 120
+"""Shortest block and shortest time of a network beside a meter, in its periods: a fifth more than `profilers/energy.py` asks for,
+since a sampler's periods come out longer than asked."""
 
 
 def median_is_precise(times: List[int], rel_width: float) -> bool:
@@ -51,7 +63,7 @@ class Rule:
         self.rel_width = fields.number("rel_width")
         self.max_time_s = fields.number("max_time_s", low=0.001, high=86400.0)
         self.warmup_s = fields.number("warmup_s", high=3600.0)
-        self.block = fields.whole("block", low=1, high=10**6)
+        self.block_s = fields.number("block_s", low=1e-6, high=3600.0)
 
 
 class Job:
@@ -72,14 +84,19 @@ class Job:
 class Turns:
     """One network's part of the run."""
 
-    def __init__(self, job: Job, child: Child, rule: Rule) -> None:
+    def __init__(self, job: Job, child: Child, rule: Rule, period_s: float = 0.0) -> None:
+        """Load the network and run it once. `period_s` is the energy meter's, 0 without one."""
         self.label = job.label
         self._child = child
         self._rule = rule
         self._opened = job.open(child)
         self._first_s = child.call("feed", {"inputs": job.inputs})["first_s"]
+        self._least_block_s = BLOCK_PERIODS * period_s
+        self._least_s = RUN_PERIODS * period_s
+        self._each_s = self._first_s
         self._next_check = rule.min_count
         self._turn_s = 0.0
+        self._block_total_s = 0.0
         self._inference_s = 0.0
         self.warmup: List[int] = []
         self.blocks: List[List[int]] = []
@@ -90,8 +107,9 @@ class Turns:
     def warm_up(self) -> None:
         """Run for the asked time; the times are kept apart."""
         if self._rule.warmup_s > 0:
-            ask = {"count": 10**7, "seconds": self._rule.warmup_s, "settle": 0}
+            ask = {"count": MAX_BLOCK, "seconds": self._rule.warmup_s, "settle": 0}
             self.warmup = self._child.call("block", ask, more_s=self._rule.warmup_s)["times"]
+            self._each_s = sorted(self.warmup)[len(self.warmup) // 2] / 1e9
 
     @property
     def is_over(self) -> bool:
@@ -99,21 +117,33 @@ class Turns:
         return self._turn_s >= self._rule.max_time_s
 
     @property
+    def is_done(self) -> bool:
+        """Whether nothing more is asked of it: it is precise and the meter has seen enough of it, or the budget is used up."""
+        return self.is_over or (self.is_precise and self._block_total_s >= self._least_s)
+
+    @property
     def share_done(self) -> float:
-        """How much of the budget is used, 0 to 1; 1 when precise."""
-        return 1.0 if self.is_precise or self.is_over else self._turn_s / self._rule.max_time_s
+        """How much of the budget is used, 0 to 1; 1 when done."""
+        return 1.0 if self.is_done else self._turn_s / self._rule.max_time_s
 
     def take(self) -> None:
         """One block."""
         start = time.monotonic()
         left = max(0.0, self._rule.max_time_s - self._turn_s)
-        block = self._child.call("block", {"count": self._rule.block, "seconds": left, "settle": SETTLE}, more_s=left)
+        each_s = max(self._each_s, 1e-9)  # a clock may be too coarse for a tiny network
+        count = min(MAX_BLOCK, max(1, round(self._rule.block_s / each_s), math.ceil(self._least_block_s / each_s)))
+        settle = min(SETTLE, round(SETTLE_S / each_s))
+        block = self._child.call("block", {"count": count, "seconds": left, "settle": settle}, more_s=left)
         self._turn_s += time.monotonic() - start
         self.blocks.append(block["times"])
         self.spans.append(block["span"])
         self.times += block["times"]
-        self._inference_s += sum(block["times"]) / 1e9
-        if len(self.times) >= self._next_check and self._inference_s >= self._rule.min_time_s:
+        took_s = sum(block["times"]) / 1e9
+        self._each_s = took_s / len(block["times"])
+        self._inference_s += took_s
+        self._block_total_s += (block["span"][1] - block["span"][0]) / 1e9
+        enough = len(self.times) >= self._next_check and len(self.blocks) >= MIN_BLOCKS
+        if enough and self._inference_s >= self._rule.min_time_s:
             self.is_precise = median_is_precise(self.times, self._rule.rel_width)
             self._next_check = len(self.times) + max(1, len(self.times) // 10)  # sorting every round would cost more than measuring
 
@@ -149,7 +179,8 @@ def profile(fields: Fields, objects: Objects, children: Children, event: Callabl
         networks: List[Turns] = []
         for job in jobs:
             event({"phase": "load", "label": job.label})
-            networks.append(Turns(job, stack.enter_context(Child(children, patience_s)), rule))
+            child = stack.enter_context(Child(children, patience_s))
+            networks.append(Turns(job, child, rule, period_s if sampler is not None else 0.0))
         idle: List[Tuple[int, int]] = []
         if sampler is not None:
             stack.callback(sampler.stop)
@@ -159,7 +190,7 @@ def profile(fields: Fields, objects: Objects, children: Children, event: Callabl
             event({"phase": "warm-up", "label": network.label})
             network.warm_up()
         said = 0.0
-        while not all(network.is_precise or network.is_over for network in networks):
+        while not all(network.is_done for network in networks):
             turns = [network for network in networks if not network.is_over]
             order.shuffle(turns)
             for network in turns:

@@ -23,7 +23,7 @@ def chosen(name: str, root: str = "/") -> Tuple[Optional[Any], str]:
     if name == "auto":
         reasons = []
         for each, meter in known:
-            if not each.startswith("replay"):
+            if meter.automatic:
                 reason = meter.reason_unusable()
                 if not reason:
                     return meter, ""

@@ -11,11 +11,12 @@ from tiny_networks import digest, images, linear_network, weights
 
 from edgec.pipeline.core.errors import DeviceBusy, DeviceFull, DigestMismatch, ModelError, TargetError, ToolchainMissing
 from edgec.pipeline.core.records import StoppingRule
-from edgec.pipeline.core.settings import TargetSettings
+from edgec.pipeline.core.settings import TargetSettings, TransportKind
+from edgec.profilers.energy import energy_from
 from edgec.targets.replies import NetworkJob
 from edgec.targets.session import AgentSession, open_session
 
-QUICK = StoppingRule(min_time_s=0.02, min_count=40, rel_width=0.5, max_time_s=0.4, warmup_s=0.02, block=10)
+QUICK = StoppingRule(min_time_s=0.02, min_count=40, rel_width=0.5, max_time_s=0.4, warmup_s=0.02, block_s=0.002)
 
 
 @pytest.fixture
@@ -179,7 +180,7 @@ def test_profile_takes_turns_and_keeps_raw_times(session: AgentSession, network:
     assert all(first[1] <= second[0] for first, second in pairwise(spans)), "two blocks ran at the same time"
     for each in run.networks:
         assert len(each.blocks) == len(each.spans)
-        assert all(1 <= len(block) <= QUICK.block for block in each.blocks)
+        assert len(each.blocks) >= 8
         assert sum(map(len, each.blocks)) >= QUICK.min_count
         assert all(sum(block) <= end - start for block, (start, end) in zip(each.blocks, each.spans, strict=True))
         assert sum(each.warmup_ns) >= 0.015e9
@@ -193,6 +194,22 @@ def test_profile_takes_turns_and_keeps_raw_times(session: AgentSession, network:
     assert run.before.monotonic_ns < spans[0][0] < run.after.monotonic_ns
     assert run.trace is None
     assert run.trace_reason
+
+
+def test_energy_of_a_fast_network_is_known_under_the_default_rule(tmp_path: Path, network: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A recording of 5 W throughout: gross is 5 W times the duration of the blocks over their inferences."""
+    (tmp_path / "trace.json").write_text('{"watts": [5.0]}')
+    monkeypatch.setenv("EDGEC_REPLAY_TRACE", str(tmp_path / "trace.json"))
+    images(tmp_path / "x.npz")
+    here = TargetSettings(name="here", transport=TransportKind.LOCAL, python="auto", folder=str(tmp_path / "device"))
+    with open_session(here) as session:
+        run = session.profile([job(session, network, tmp_path / "x.npz")], StoppingRule(), meter="replay", period_s=0.02)
+    (net,) = run.networks
+    assert run.trace is not None
+    got = energy_from(run.trace, net.spans, [len(block) for block in net.blocks])
+    assert got.gross_j.reason == ""
+    seconds = sum(end - start for start, end in net.spans) / 1e9
+    assert got.gross_j.value == pytest.approx(5.0 * seconds / sum(map(len, net.blocks)), rel=0.02)
 
 
 def test_infer_gives_the_matrix_product(session: AgentSession, network: Path, tmp_path: Path) -> None:

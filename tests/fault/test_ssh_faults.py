@@ -36,7 +36,7 @@ from edgec.targets.session import AgentSession, open_session
 
 pytestmark = [needs_sshd, pytest.mark.ssh]
 
-LONG = StoppingRule(min_time_s=20, min_count=10**6, rel_width=0.001, max_time_s=20, warmup_s=0.0, block=10)
+LONG = StoppingRule(min_time_s=20, min_count=10**6, rel_width=0.001, max_time_s=20, warmup_s=0.0)
 
 
 @pytest.fixture
@@ -465,7 +465,7 @@ def test_network_killed_in_a_profile(server: SshServer, tmp_path: Path) -> None:
 
 def test_network_that_hangs(server: SshServer, tmp_path: Path) -> None:
     settings = server.settings(request_timeout_s=2.0)
-    quick = StoppingRule(min_time_s=2.0, min_count=10**6, rel_width=0.001, max_time_s=2.5, warmup_s=0.0, block=10)
+    quick = StoppingRule(min_time_s=2.0, min_count=10**6, rel_width=0.001, max_time_s=2.5, warmup_s=0.0)
     with open_session(settings) as session:
         running(session, tmp_path)
         network, inputs = digest(tmp_path / "run.onnx"), digest(tmp_path / "x.npz")

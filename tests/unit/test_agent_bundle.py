@@ -75,7 +75,7 @@ def test_deploys_on_this_python_without_any_runtime(tmp_path: Path, version: str
         assert agent.ok("rollback", app="app") == {"old": "r2", "new": "r1"}
         assert (tmp_path / "device" / "apps" / "app" / "current" / "model.bin").read_bytes() == b"r1" * 1000
         job = {"label": "x", "file": digest, "inputs": digest, "runtime": "onnxruntime", "format": "onnx", "threads": 1}
-        rule = {"min_time_s": 0.1, "min_count": 1, "rel_width": 0.1, "max_time_s": 1, "warmup_s": 0.1, "block": 1}
+        rule = {"min_time_s": 0.1, "min_count": 1, "rel_width": 0.1, "max_time_s": 1, "warmup_s": 0.1, "block_s": 0.05}
         assert agent.refused("profile", jobs=[job], rule=rule) == "ToolchainMissing"
         agent.ok("remove")
         assert not (tmp_path / "device").exists()

@@ -2,16 +2,22 @@
 
 import math
 import time
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy.stats import binom
 
+from edgec.pipeline.core.settings import MeasureSettings
+from edgec.pipeline.stats import MIN_BLOCKS
+from edgec.targets.agent import profile
+from edgec.targets.agent import sampler as sampler_module
 from edgec.targets.agent.network import batches, compared
-from edgec.targets.agent.profile import median_is_precise
+from edgec.targets.agent.profile import Rule, Turns, median_is_precise
 from edgec.targets.agent.sampler import Sampler
-from edgec.targets.agent.wire import Failure
+from edgec.targets.agent.wire import Failure, Fields
 
 
 def width_by_definition(times: list[int]) -> float:
@@ -44,6 +50,68 @@ def test_interval_covers_the_true_median_at_its_stated_rate() -> None:
 def test_few_times_are_never_precise_and_equal_ones_are() -> None:
     assert not median_is_precise([5] * 4, 0.1)
     assert median_is_precise([5] * 20, 0.1)
+
+
+class Paced:
+    """Stands for a network's process and for its job: every inference takes `each_s` (the first `first_s`) of a clock of its own."""
+
+    label = "paced"
+
+    def __init__(self, each_s: float, first_s: float | None = None) -> None:
+        self.each_s, self.first_s, self.now_s = each_s, first_s or each_s, 100.0
+        self.inputs = ""
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def open(self, _child: object) -> dict[str, Any]:
+        return {"load_s": 0.1}
+
+    def call(self, op: str, fields: dict[str, Any], more_s: float = 0.0) -> dict[str, Any]:
+        if op == "feed":
+            return {"first_s": self.first_s}
+        self.now_s += fields["settle"] * self.each_s
+        begin, times = self.now_s, []
+        while len(times) < fields["count"] and (not times or self.now_s - begin < fields["seconds"]):
+            self.now_s += self.each_s
+            times.append(int(self.each_s * 1e9))
+        assert self.now_s - begin < fields["seconds"] + self.each_s + 1e-6
+        return {"times": times, "span": [int(begin * 1e9), int(self.now_s * 1e9)]}
+
+
+def turns_of(paced: Paced, monkeypatch: pytest.MonkeyPatch, period_s: float = 0.0, **changes: float) -> Turns:
+    """All turns of one network under the rule of probes."""
+    monkeypatch.setattr(profile, "time", paced)
+    turns = Turns(paced, paced, Rule(Fields({**asdict(MeasureSettings().probe), **changes})), period_s)  # type: ignore[arg-type]
+    turns.warm_up()
+    while not turns.is_done:
+        turns.take()
+    return turns
+
+
+@pytest.mark.parametrize("each_s", [1e-4, 0.022, 0.03, 0.1, 0.3])
+@pytest.mark.parametrize("warmup_s", [0.0, 0.2])
+def test_network_of_any_speed_gets_the_blocks_that_an_interval_takes(
+    each_s: float, warmup_s: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns = turns_of(Paced(each_s, first_s=7 * each_s), monkeypatch, warmup_s=warmup_s)
+    lengths = [len(block) for block in turns.blocks]
+    assert len(lengths) >= profile.MIN_BLOCKS == MIN_BLOCKS
+    assert set(lengths[1:-1]) == {max(1, round(0.05 / each_s))}, "a block lasts 50 ms, or one inference"
+
+
+def test_network_too_slow_for_its_time_returns_what_it_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = turns_of(Paced(1.1), monkeypatch)
+    assert [len(block) for block in turns.blocks] == [1, 1, 1]
+    assert not turns.is_precise
+
+
+@pytest.mark.parametrize("each_s", [1e-4, 0.03, 0.21, 1.0])
+def test_beside_a_meter_blocks_and_run_last_as_long_as_energy_asks(each_s: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = turns_of(Paced(each_s), monkeypatch, period_s=0.05, max_time_s=15.0)
+    durations = [(end - start) / 1e9 for start, end in turns.spans]
+    assert min(durations[:-1]) > 6 * 0.05 - 1e-6
+    assert sum(durations) >= 120 * 0.05
 
 
 class Ramp:
@@ -128,6 +196,19 @@ def test_pixels_without_scale_are_refused() -> None:
         next(iter(batches({"input": np.zeros((1, 1, 2, 2), dtype="uint8")}, 1)))
     with pytest.raises(Failure, match="input"):
         next(iter(batches({"x": np.zeros(1)}, 1)))
+
+
+def test_meter_that_is_not_automatic_has_to_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Shy(Ramp):
+        name, automatic = "shy", False
+
+        def reason_unusable(self) -> str:
+            return ""
+
+    meter = Shy()
+    monkeypatch.setattr(sampler_module, "all_meters", lambda _root: [("shy", meter)])
+    assert sampler_module.chosen("auto")[0] is None
+    assert sampler_module.chosen("shy") == (meter, "")
 
 
 def test_root_is_given_to_meters(tmp_path: Path) -> None:

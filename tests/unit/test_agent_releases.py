@@ -134,7 +134,7 @@ def whole_after_a_cut(path: Path, work: Callable[[Device], None], cut_at: int, m
 
     was_cut = False
     with monkeypatch.context() as patch:
-        for name in ("replace", "rename", "link", "symlink", "mkdir", "unlink", "chmod", "fsync"):
+        for name in ("replace", "rename", "link", "symlink", "mkdir", "rmdir", "unlink", "chmod", "fsync"):
             patch.setattr(os, name, counted(getattr(os, name)))
         try:
             work(Device(path))
@@ -162,7 +162,7 @@ def test_power_cut_at_every_step_leaves_old_or_new_and_a_rerun_finishes(tmp_path
     for cut_at in range(1, 200):
         path = tmp_path / str(cut_at)
         device = Device(path)
-        for name in ("older", "old"):
+        for name in ("oldest", "older", "old"):
             device.deploy(name)
         was_cut, active = whole_after_a_cut(path, run, cut_at, monkeypatch)
         assert active in {"deploy": {"old", "new"}, "rollback": {"older", "old"}, "prune": {"old"}}[work]
@@ -170,7 +170,10 @@ def test_power_cut_at_every_step_leaves_old_or_new_and_a_rerun_finishes(tmp_path
             Device(path).deploy("new")
             assert Device(path).releases.active() == "new"
             assert Device(path).releases.previous() == "old"
+        elif work == "prune":
+            Device(path).releases.prune(1)
+            assert sorted(each.name for each in (path / "apps" / "app" / "releases").iterdir()) == ["old", "older"]
         if not was_cut:
-            assert cut_at > {"deploy": 15, "rollback": 3, "prune": 0}[work]
+            assert cut_at > {"deploy": 15, "rollback": 3, "prune": 3}[work]
             return
     raise AssertionError("the work never came to its end")

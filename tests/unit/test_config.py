@@ -61,7 +61,7 @@ BAD = {
     "not a number": ("[train]\nlr = nan", "deploy.toml:8: [train] lr must be greater than 0, is nan"),
     "infinite": ("[measure.rule]\nmax_time_s = inf", "deploy.toml:8: [measure.rule] max_time_s must be greater than 0, is inf"),
     "nested unknown": ("[measure.probe]\nmin_cuont = 1", "deploy.toml:8: [measure.probe] min_cuont is unknown; did you mean min_count?"),
-    "inline table": ("[measure]\nrule = { block = 0 }", "deploy.toml:8: [measure.rule] block must be at least 1, is 0"),
+    "inline table": ("[measure]\nrule = { block_s = 0 }", "deploy.toml:8: [measure.rule] block_s must be greater than 0, is 0"),
     "argument": ("[model.arguments]\na = [1]", "deploy.toml:8: [model.arguments] a must be a text, a number or true/false, is a list"),
     "single brackets": ('[target]\nname = "a"', "deploy.toml:7: targets are written as [[target]], in two brackets"),
     "target without name": ('[[target]]\nhost = "h"', "deploy.toml:7: [[target]] 1 name is missing"),

@@ -130,7 +130,7 @@ def test_what_cannot_be_carried_is_unknown_with_the_reason(trace: MeterTrace, re
 def test_blocks_shorter_than_the_meter_sees_are_refused() -> None:
     """400 blocks of 20 ms, 10 ms samples: 8 s in all is long enough, but each block's energy would be its neighbours'."""
     short = [(3 * S + i * 2 * PERIOD, 3 * S + (i + 1) * 2 * PERIOD) for i in range(400)]
-    assert "raise [measure] block" in energy.energy_from(square_wave(), short, [1] * 400).gross_j.reason
+    assert "raise [measure.rule] block_s" in energy.energy_from(square_wave(), short, [1] * 400).gross_j.reason
 
 
 def test_without_idle_samples_gross_stands_alone() -> None:

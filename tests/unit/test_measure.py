@@ -175,7 +175,7 @@ def test_other_networks_than_asked_for_are_refused() -> None:
         ({"throttled": "3"}, {"throttled": "5"}, "W101", "3 before, 5 after"),
         ({"governor": "schedutil"}, {}, "W102", "schedutil before, performance after"),
         ({}, {"cpu_mhz": 1799.0}, "W103", "2000 MHz before, 1799 MHz after"),
-        ({"governor": None}, {"governor": None, "cpu_mhz": 1000.0}, "W103", "1000 MHz"),
+        ({"governor": None}, {"governor": None, "cpu_mhz": 1000.0}, "W203", "1000 MHz"),
         ({}, {"power_mode": "5W"}, "W104", "15W before, 5W after"),
         ({}, {"t_ns": AFTER.t_ns + 51_000_000}, "W105", "+0.051 s"),
         ({}, {"t_ns": AFTER.t_ns - 3 * S}, "W105", "-3.000 s"),
