@@ -221,18 +221,6 @@ def paired_difference(correct_a: "ArrayLike", correct_b: "ArrayLike", confidence
     )
 
 
-def standard_error(correct_a: "ArrayLike", correct_b: "ArrayLike") -> float:
-    """Standard error of the paired difference, as a fraction: sqrt(lost + won - (lost - won)^2 / n) / n.
-
-    Raises:
-        ValueError: there are no images.
-    """
-    lost, won, n = _discordant(correct_a, correct_b)
-    if n == 0:
-        raise ValueError("no images")
-    return math.sqrt(lost + won - (lost - won) ** 2 / n) / n
-
-
 def _discordant(correct_a: "ArrayLike", correct_b: "ArrayLike") -> tuple[int, int, int]:
     """(right in a only, right in b only, images)."""
     import numpy as np

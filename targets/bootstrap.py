@@ -4,6 +4,7 @@ The command is `sh -c SCRIPT`, so the login shell (fish, csh) only has to pass q
 a login file prints around it is skipped.
 """
 
+import re
 from dataclasses import dataclass
 
 from edgec.pipeline.core.errors import CommandFailed, DeviceFull, DeviceReadOnly, PythonMissing, TargetError
@@ -65,8 +66,9 @@ def read(line: str, name: str, folder: str, python: str, agent_bytes: int) -> Pl
         found = "there is none" if path == "-" else f"{path} does not run"
         what = f"{name} has no Python {python!r}: {found}"
         raise PythonMissing(what, hint="install python3 there, or name another interpreter as `python` of the target", context=context)
-    if not version.isdigit() or divmod(int(version), 100) < OLDEST:
-        shown = ".".join(str(part) for part in divmod(int(version), 100)) if version.isdigit() else version
+    number = divmod(int(version), 100) if re.fullmatch("[0-9]{3,5}", version) else None
+    if number is None or number < OLDEST:
+        shown = version[:40] if number is None else ".".join(map(str, number))
         what = f"{path} on {name} is Python {shown}; the agent needs 3.6 or newer"
         raise PythonMissing(what, hint="name another interpreter as `python` of the target", context=context)
     if state == "foreign":
@@ -91,4 +93,4 @@ def read(line: str, name: str, folder: str, python: str, agent_bytes: int) -> Pl
 def _free_bytes(disk: str) -> int | None:
     """From a line of `df -Pk` (POSIX: file system, blocks, used, available, capacity, mount point)."""
     words = disk.split()
-    return int(words[3]) * 1024 if len(words) > 5 and words[3].isdigit() else None
+    return int(words[3]) * 1024 if len(words) > 5 and re.fullmatch("[0-9]{1,18}", words[3]) else None

@@ -12,19 +12,20 @@ import sys
 import tempfile
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from edgec.pipeline.core import errors
 from edgec.pipeline.core.protocols import Channel, Events, Transport
-from edgec.pipeline.core.records import Conditions, Digest, MeterFacts, RuntimeFacts, StoppingRule, TargetFacts
+from edgec.pipeline.core.records import Conditions, Digest, StoppingRule, TargetFacts
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
-from edgec.targets import bootstrap
+from edgec.targets import answers, bootstrap
 from edgec.targets.agent import bundle
-from edgec.targets.agent.wire import MARKER, PROTOCOL, Failure, decode, encode
+from edgec.targets.agent.wire import MARKER, PROTOCOL, encode
 from edgec.targets.replies import GoldenCheck, MeterTrace, NetworkJob, Outputs, ProfiledNetwork, ProfileRun, StagedRelease
 
 BEAT_S = 20.0
@@ -51,7 +52,6 @@ FAULTS: dict[str, tuple[type[errors.EdgecError], str]] = {
 }
 """What an agent may report, as ours. A device cannot name any other class."""
 
-R = TypeVar("R")
 Progress = Callable[[int, int], None]
 
 
@@ -124,26 +124,18 @@ def _hello(transport: Transport, place: bootstrap.Place, path: str, expected: Di
             if noise > NOISE_BYTES:
                 raise errors.ProtocolViolation(f"{transport.name} prints without end before the agent speaks")
             line = channel.receive(deadline=deadline)
-        hello = _decoded(line.partition(MARKER)[2], transport.name)
+        hello = answers.message(line.partition(MARKER)[2], transport.name)
         if hello.get("agent") != expected:
             raise errors.DigestMismatch(
                 f"the agent on {transport.name} is not the one that was sent", context={"found": hello.get("agent")}
             )
         if hello.get("protocol") != PROTOCOL:
             raise errors.ProtocolViolation(f"the agent on {transport.name} speaks protocol {hello.get('protocol')}, not {PROTOCOL}")
+        folder: str = answers.field(str, hello, "folder", transport.name)
     except errors.EdgecError:
         channel.close()
         raise
-    return channel, str(hello["folder"])
-
-
-def _decoded(line: bytes, name: str) -> dict[str, Any]:
-    try:
-        return decode(line)
-    except Failure as failure:
-        raise errors.ProtocolViolation(
-            f"{name}: {failure.what}", context={"target": name, "line": line[:200].decode(errors="replace")}
-        ) from failure
+    return channel, folder
 
 
 class AgentSession:
@@ -175,10 +167,7 @@ class AgentSession:
 
     def facts(self) -> TargetFacts:
         """What the target is."""
-        said = self._call("facts")
-        runtimes = tuple(RuntimeFacts(**each) for each in said.pop("runtimes"))
-        meters = tuple(MeterFacts(**{**each, "scope": tuple(each["scope"])}) for each in said.pop("meters"))
-        return self._built(TargetFacts, {**said, "runtimes": runtimes, "meters": meters})
+        return answers.record(TargetFacts, self._call("facts"), self.target)
 
     def lock(self, owner: str = "") -> None:
         """Take charge of the target until the session ends. Operations that need it do so themselves under this user's name."""
@@ -189,7 +178,10 @@ class AgentSession:
     def missing(self, digests: Sequence[Digest]) -> tuple[Digest, ...]:
         """Those whose files are not on the target, or are damaged there."""
         self.lock()
-        return tuple(self._call("have", digests=list(digests))["missing"])
+        absent: tuple[str, ...] = self._field(tuple[str, ...], self._call("have", digests=list(digests)), "missing")
+        if not set(absent) <= set(digests):
+            raise errors.ProtocolViolation(f"{self.target} misses files that nobody spoke of", context={"target": self.target})
+        return absent
 
     def ship(self, files: Mapping[Digest, Path], progress: Progress | None = None) -> int:
         """Bring files that are missing there; an interrupted upload goes on where it stopped. The number of bytes sent.
@@ -217,9 +209,11 @@ class AgentSession:
         size = file.stat().st_size
         while True:
             place = self._call("reserve", digest=digest, size=size, total=left)
-            offset = int(place["offset"])
+            offset: int = self._field(int, place, "offset")
+            if not 0 <= offset <= size:
+                raise errors.ProtocolViolation(f"{self.target} has {offset} of {size} bytes", context={"target": self.target})
             try:
-                self._transport.put(file, place["path"], offset=offset, progress=progress)
+                self._transport.put(file, self._field(str, place, "path"), offset=offset, progress=progress)
             except errors.CommandFailed:
                 # SFTP has one code for every refusal: the agent knows whether the disk is full or read-only
                 self._call("reserve", digest=digest, size=size, total=left)
@@ -235,32 +229,36 @@ class AgentSession:
     def stage(self, app: str, release: str, manifest: Mapping[str, Any], files: Mapping[str, Digest]) -> bool:
         """Build a release of files that are there; False when it was there already, whole. It is not active yet."""
         self.lock()
-        return bool(self._call("stage", app=app, release=release, manifest=dict(manifest), files=dict(files))["made"])
+        said = self._call("stage", app=app, release=release, manifest=dict(manifest), files=dict(files))
+        return bool(self._field(bool, said, "made"))
 
     def verify(self, app: str, release: str) -> tuple[str, ...]:
         """What is wrong with a release, each file hashed anew there; empty when it is whole."""
-        return tuple(self._call("verify", app=app, release=release)["problems"])
+        problems: tuple[str, ...] = self._field(tuple[str, ...], self._call("verify", app=app, release=release), "problems")
+        return problems
 
     def activate(self, app: str, release: str) -> str | None:
         """Switch to a release that verifies; the one that was active before. On any error the old one stays active."""
         self.lock()
-        previous = self._call("activate", app=app, release=release)["previous"]
-        return None if previous is None else str(previous)
+        previous: str | None = self._field(str | None, self._call("activate", app=app, release=release), "previous")
+        return previous
 
     def rollback(self, app: str) -> tuple[str, str]:
         """Make the previous release active again: (left, now active)."""
         self.lock()
         said = self._call("rollback", app=app)
-        return str(said["old"]), str(said["new"])
+        return self._field(str, said, "old"), self._field(str, said, "new")
 
     def releases(self, app: str) -> tuple[StagedRelease, ...]:
         """The releases there, newest first."""
-        return tuple(self._built(StagedRelease, each) for each in self._call("releases", app=app)["releases"])
+        said = self._field(list[Any], self._call("releases", app=app), "releases")
+        return tuple(answers.record(StagedRelease, each, self.target) for each in said)
 
     def prune(self, app: str, keep: int, *, unused_s: float = 86400.0) -> tuple[str, ...]:
         """Remove all but the newest `keep` releases (never the active or the previous one) and files unused for `unused_s`."""
         self.lock()
-        return tuple(self._call("prune", app=app, keep=keep, unused_s=unused_s)["releases"])
+        removed: tuple[str, ...] = self._field(tuple[str, ...], self._call("prune", app=app, keep=keep, unused_s=unused_s), "releases")
+        return removed
 
     def golden(
         self, app: str, release: str, *, file: str, runtime: str, max_abs: float, top1: float, golden: str = "golden.npz", threads: int = 1
@@ -282,7 +280,7 @@ class AgentSession:
             patience_s=self._settings.request_timeout_s,
             more_s=MARGIN_S,
         )
-        return self._built(GoldenCheck, {"runtime_version": said.pop("version"), **said})
+        return answers.record(GoldenCheck, {"runtime_version": said.pop("version", None), **said}, self.target)
 
     def profile(
         self,
@@ -296,22 +294,25 @@ class AgentSession:
     ) -> ProfileRun:
         """Measure networks turn by turn. `idle_s` is rested before and after when there is a meter, which is read every `period_s`."""
         self.lock()
-        blocks: dict[int, list[tuple[int, ...]]] = {}
-        spans: dict[int, list[tuple[int, int]]] = {}
-        warmups: dict[int, list[int]] = {}
+        blocks: list[list[tuple[int, ...]]] = [[] for _ in jobs]
+        spans: list[list[tuple[int, int]]] = [[] for _ in jobs]
+        warmups: list[list[int]] = [[] for _ in jobs]
 
         with ExitStack() as stack:
             told = stack.enter_context(self._events.progress(f"measuring on {self.target}", 100)) if self._events is not None else None
 
             def hear(event: dict[str, Any]) -> None:
                 if "samples" in event:
-                    part = event["samples"]
-                    blocks.setdefault(part["index"], []).extend(tuple(each) for each in part["blocks"])
-                    spans.setdefault(part["index"], []).extend((int(start), int(end)) for start, end in part["spans"])
+                    part = answers.record(answers.Samples, event["samples"], self.target)
+                    self._known(part.index, jobs)
+                    blocks[part.index].extend(part.blocks)
+                    spans[part.index].extend(part.spans)
                 elif "warmup" in event:
-                    warmups.setdefault(event["warmup"]["index"], []).extend(event["warmup"]["times"])
+                    early = answers.record(answers.WarmUp, event["warmup"], self.target)
+                    self._known(early.index, jobs)
+                    warmups[early.index].extend(early.times)
                 elif told is not None and "fraction" in event:
-                    told(int(100 * event["fraction"]))
+                    told(int(100 * self._field(float, event, "fraction")))
 
             said = self._call(
                 "profile",
@@ -325,24 +326,27 @@ class AgentSession:
                 patience_s=self._settings.request_timeout_s,
                 more_s=MARGIN_S + rule.max_time_s + rule.warmup_s + 2 * idle_s,
             )
+        summaries = [answers.record(answers.Summary, each, self.target) for each in self._field(list[Any], said, "networks")]
+        if [each.label for each in summaries] != [job.label for job in jobs]:
+            raise errors.ProtocolViolation(f"{self.target} measured other networks than it was asked to", context={"target": self.target})
+        if any(len(times) != len(at) or not times or not all(times) for times, at in zip(blocks, spans, strict=True)):
+            raise errors.ProtocolViolation(f"{self.target} sent no times, or not when they were taken", context={"target": self.target})
         networks = tuple(
-            self._built(
-                ProfiledNetwork,
-                {**each, "blocks": tuple(blocks.get(i, ())), "spans": tuple(spans.get(i, ())), "warmup_ns": tuple(warmups.get(i, ()))},
-            )
-            for i, each in enumerate(said["networks"])
+            ProfiledNetwork(**asdict(each), blocks=tuple(blocks[i]), spans=tuple(spans[i]), warmup_ns=tuple(warmups[i]))
+            for i, each in enumerate(summaries)
         )
+        trace = self._field(dict[str, Any] | None, said, "trace")
         return ProfileRun(
             networks=networks,
-            before=self._built(Conditions, said["before"]),
-            after=self._built(Conditions, said["after"]),
-            trace=None if said["trace"] is None else self._trace(said["trace"]),
-            trace_reason=str(said["trace_reason"]),
+            before=answers.record(Conditions, said.get("before"), self.target),
+            after=answers.record(Conditions, said.get("after"), self.target),
+            trace=None if trace is None else answers.record(MeterTrace, trace, self.target),
+            trace_reason=self._field(str, said, "trace_reason"),
         )
 
-    def _trace(self, said: dict[str, Any]) -> MeterTrace:
-        pairs = {key: tuple(tuple(pair) for pair in said[key]) for key in ("samples", "idle")}
-        return self._built(MeterTrace, {**said, **pairs, "scope": tuple(said["scope"])})
+    def _known(self, index: int, jobs: Sequence[NetworkJob]) -> None:
+        if not 0 <= index < len(jobs):
+            raise errors.ProtocolViolation(f"{self.target} measured a network that it was not given", context={"target": self.target})
 
     def evaluate(self, job: NetworkJob, batch: int) -> tuple[list[int], str]:
         """(top-1 class of every row, runtime's version). The inputs' file is described in `agent/network.py`, `batches`."""
@@ -351,14 +355,15 @@ class AgentSession:
             told: list[Callable[[int], None]] = []
 
             def hear(event: dict[str, Any]) -> None:
+                counted = answers.record(answers.Counted, event, self.target)
                 if self._events is not None and not told:
-                    told.append(stack.enter_context(self._events.progress(f"evaluating on {self.target}", int(event["total"]))))
+                    told.append(stack.enter_context(self._events.progress(f"evaluating on {self.target}", counted.total)))
                 for each in told:
-                    each(int(event["done"]))
+                    each(counted.done)
 
             patience_s = self._settings.request_timeout_s
             said = self._call("evaluate", event=hear, job=asdict(job), batch=batch, patience_s=patience_s, more_s=MARGIN_S)
-        return [int(each) for each in said["predictions"]], str(said["version"])
+        return self._field(list[int], said, "predictions"), self._field(str, said, "version")
 
     def infer(self, job: NetworkJob) -> Outputs:
         """The network's outputs for the inputs in the job's file, as NumPy arrays."""
@@ -368,13 +373,16 @@ class AgentSession:
         said = self._call("infer", job=asdict(job), patience_s=self._settings.request_timeout_s, more_s=MARGIN_S)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "outputs.npz"
-            self._transport.get(said["path"], file)
-            self._call("forget", name=said["name"])
-            if hashlib.sha256(file.read_bytes()).hexdigest() != said["digest"]:
+            self._transport.get(self._field(str, said, "path"), file)
+            self._call("forget", name=self._field(str, said, "name"))
+            if hashlib.sha256(file.read_bytes()).hexdigest() != said.get("digest"):
                 raise errors.DigestMismatch(f"the outputs from {self.target} are not what its agent wrote", context={"target": self.target})
-            with np.load(file, allow_pickle=False) as loaded:
-                arrays = {name: loaded[name] for name in loaded.files}
-        return Outputs(arrays=arrays, runtime_version=str(said["version"]))
+            try:
+                with np.load(file, allow_pickle=False) as loaded:
+                    arrays = {name: loaded[name] for name in loaded.files}
+            except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+                raise errors.ProtocolViolation(f"the outputs from {self.target} are no arrays", context={"target": self.target}) from error
+        return Outputs(arrays=arrays, runtime_version=self._field(str, said, "version"))
 
     def remove(self) -> None:
         """Delete edgec's folder on the target, releases and all. The session is over then."""
@@ -413,20 +421,21 @@ class AgentSession:
             raise
         if "ok" not in answer:
             raise self._fault(answer.get("error"), op)
-        return dict(answer["ok"])
+        said: dict[str, Any] = self._field(dict[str, Any], answer, "ok")
+        return said
 
     def _answer(self, request: dict[str, Any], event: Callable[[dict[str, Any]], None] | None, patience_s: float) -> dict[str, Any]:
         """The line that ends the answer to a request."""
         with self._sending:
             self._channel.send(encode(request))
         while True:
-            answer = _decoded(self._channel.receive(deadline=time.monotonic() + patience_s), self.target)
+            answer = answers.message(self._channel.receive(deadline=time.monotonic() + patience_s), self.target)
             if answer.get("id") != request["id"]:
                 raise errors.ProtocolViolation(f"{self.target} answered something else than was asked", context={"op": request["op"]})
             if "event" not in answer:
                 return answer
             if event is not None:
-                event(answer["event"])
+                event(self._field(dict[str, Any], answer, "event"))
 
     def _fault(self, said: Any, op: str) -> errors.EdgecError:
         """The agent's error as ours."""
@@ -434,12 +443,10 @@ class AgentSession:
             return errors.ProtocolViolation(f"{self.target} sent an error without content", context={"op": op})
         kind, hint = FAULTS.get(str(said.get("type")), (errors.AgentError, ""))
         context = said["context"] if isinstance(said.get("context"), dict) else {}
+        if "problems" in context:  # the command line prints this one line by line
+            problems = context["problems"]
+            context["problems"] = [str(each) for each in problems] if isinstance(problems, list) else [str(problems)]
         return kind(f"{self.target}: {said['what']}", hint=hint, context={**context, "target": self.target, "op": op})
 
-    def _built(self, cls: type[R], said: Mapping[str, Any]) -> R:
-        """A record of an answer's fields, which have to be exactly its own."""
-        names = {each.name for each in fields(cls)}  # type: ignore[arg-type]
-        if set(said) != names:
-            odd = sorted(set(said) ^ names)
-            raise errors.ProtocolViolation(f"{self.target} answered with other fields than {cls.__name__} has: {', '.join(odd)}")
-        return cls(**said)
+    def _field(self, kind: Any, said: Mapping[str, Any], name: str) -> Any:
+        return answers.field(kind, said, name, self.target)

@@ -78,6 +78,8 @@ DISK = "/dev/root 1000 900 {} 90% /"
         ("no-python", ["-", "-", "-", "-", "-"], errors.PythonMissing),
         ("here", ["/usr/bin/python", "207", "/f", DISK.format(100), "-"], errors.PythonMissing),
         ("here", ["/usr/bin/python", "305", "/f", DISK.format(100), "-"], errors.PythonMissing),
+        ("here", ["/usr/bin/python", "3²", "/f", DISK.format(100), "-"], errors.PythonMissing),
+        ("here", ["/usr/bin/python", "3" * 5000, "/f", DISK.format(100), "-"], errors.PythonMissing),
         (
             "no-folder",
             ["/usr/bin/python3", "309", "/f", "-", "mkdir: Read-only file system"],

@@ -173,13 +173,6 @@ def test_paired_difference_contains_its_value_and_is_antisymmetric(pairs: list[t
     assert (forth.value, forth.low, forth.high) == pytest.approx((-back.value, -back.high, -back.low))
 
 
-def test_standard_error_is_that_of_the_per_image_differences() -> None:
-    rng = np.random.default_rng(SEED)
-    a, b = rng.random(500) < 0.9, rng.random(500) < 0.8
-    difference = a.astype(float) - b
-    assert stats.standard_error(a, b) == pytest.approx(difference.std() / math.sqrt(500))
-
-
 def test_counts_in_place_of_correctness_are_refused() -> None:
     """Predicted classes given by mistake would silently be and-ed bit by bit."""
     with pytest.raises(ValueError, match="bool"):
