@@ -78,7 +78,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "final_epochs": at_least(0),
         "distill_weight": at_least(0),
         "label_weight": at_least(0),
-        "threads": at_least(1),
+        "threads": within(1, 4096),
         "device": one_of("auto", "cpu", "cuda"),
         "precision": one_of("auto", "fp32", "bf16"),
     },
@@ -104,6 +104,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "measure.rule": _RULE,
     "measure.probe": _RULE,
     "gate": {
+        "accuracy_drop_points": within(0, 100),
         "latency_ratio": above(0),
         "size_ratio": above(0),
         "energy_ratio": above(0),

@@ -143,7 +143,7 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
         probe = None if session is None or target is None else TargetProbe(work, data, session, target, dense_same.artifact)
         found = search(work, data, dense, probe, facts, backend)
         if not found.met:
-            raise _not_met(work, found)
+            raise _not_met(work, found, dense)
         chosen = work.store.get(found.chosen)
         assert isinstance(chosen, Checkpoint)
         pruned = chosen
@@ -158,17 +158,18 @@ def form(work: Work, checkpoint: Checkpoint, backend: str, label: str) -> Form:
     return Form(label=label, checkpoint=checkpoint, exported=file, artifact=stages.artifact(work, file, backend, label=label))
 
 
-def _not_met(work: Work, found: Search) -> ObjectiveNotMet:
-    """With the nearest network and what every candidate was measured to be."""
-    nearest = next((each for each in found.rounds if each.index == found.chosen_round), None)
+def _not_met(work: Work, found: Search, dense: Checkpoint) -> ObjectiveNotMet:
+    """With the nearest network (the dense one, where no cut was good enough) and what every candidate was measured to be."""
+    nearest = next((_summary(each) for each in found.rounds if each.index == found.chosen_round), None)
+    same = {"round": 0, "parameters": dense.cost.parameters, "macs": dense.cost.macs, "latency_ratio": 1.0, "accuracy_drop_points": 0.0}
     context: dict[str, object] = {
         "search": work.store.put(found)[:12],
         "asked": found.objective,
         "stopped": found.stopped,
-        "nearest": {"checkpoint": found.chosen[:12], **({} if nearest is None else _summary(nearest))},
+        "nearest": {"checkpoint": found.chosen[:12], **(nearest or same)},
         "candidates": [_summary(each) for each in found.rounds],
     }
-    hint = "relax [objective], train longer ([train] epochs), let more be cut ([prune] floor, stream), or measure anew: --fresh"
+    hint = "relax [objective], train longer ([train] epochs), let more be cut ([prune] floor, round_to, stream), or measure anew: --fresh"
     return ObjectiveNotMet(f"no candidate meets {found.objective}", hint=hint, context=context)
 
 

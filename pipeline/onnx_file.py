@@ -14,6 +14,9 @@ from edgec.pipeline.core.records import Precision, TensorSpec
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
 
+LARGEST_INPUT = 4e9
+"""Bytes that a random input may take while it is made."""
+
 QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
@@ -245,6 +248,9 @@ def _from_file(spec: TensorSpec, file: Path) -> np.ndarray:
 
 def _random(spec: TensorSpec, shape: tuple[int, ...], random: np.random.Generator) -> np.ndarray:
     dtype = np.dtype(spec.dtype)
+    size = math.prod(shape) * max(dtype.itemsize, 8)
+    if size > LARGEST_INPUT:
+        raise ConfigError(f"{spec.name} of shape {','.join(map(str, shape))} takes {size / 1e9:.1f} GB", hint="give a smaller --shape")
     if dtype.kind == "f":
         return random.standard_normal(shape).astype(dtype)
     if dtype.kind in "iub":

@@ -33,6 +33,8 @@ def artifact_of(file: Path) -> Artifact:
             f"{file}: no backend runs .{ending} files", hint=f"known endings: {', '.join(f'.{each}' for each in sorted(known))}"
         )
     info = onnx_file.inspect(file)
+    if not info.inputs:
+        raise ModelError(f"{file} has no inputs: there is nothing to measure", hint="profile the network, not its constants")
     if info.external_data:
         raise ModelError(
             f"{file} keeps its weights in other files: {', '.join(info.external_data)}",

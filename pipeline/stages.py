@@ -45,7 +45,8 @@ def open_data(work: Work) -> Data:
     from edgec.models.data import open_data as opened
 
     torch.set_num_threads(work.config.train.threads)
-    spec, dataset = opened(work.config.data)
+    settings = work.config.data
+    spec, dataset = opened(settings if settings.classes is not None else replace(settings, classes=work.config.model.classes))
     return Data(spec=spec, dataset=dataset, id=work.store.put(spec))
 
 

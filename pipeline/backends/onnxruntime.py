@@ -5,6 +5,7 @@ The file is not optimised ahead of time: onnxruntime's optimised graphs hold ker
 
 import hashlib
 import importlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -118,6 +119,7 @@ def islands(file: Path) -> tuple[str, ...]:
 
 
 def _session(file: Path, *, threads: int, optimised: Path | None = None) -> Any:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded: it keeps a device id and a database otherwise
     runtime = _package("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1

@@ -458,7 +458,7 @@ class AAP:
     def _verdict(self, trial: Trial) -> tuple[bool, str]:
         if trial.phase is Phase.PROBE:
             meets = policy.is_small_and_fast(trial, self._constraints, margin=policy.PROBE_MARGIN)
-            return meets, f"probe: {'meets' if meets else 'misses'} the bounds on latency and size"
+            return meets, f"probe: {'meets' if meets else 'misses'} the bounds (latency with 3 % in reserve)"
         accurate = (paper.within_budget if self._paper else policy.is_accurate)(trial, self._constraints)
         if trial.drop is None:
             return accurate, trial.failure

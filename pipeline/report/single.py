@@ -29,7 +29,7 @@ def measurement_text(measurement: Measurement) -> str:
 
 def comparison_text(rows: Sequence[Row]) -> str:
     """One line a metric: a, b, and the ratio or difference with its interval, or why there is none."""
-    lines = [f"{'':<14}{'A':>12}{'B':>12}   A to B"]
+    lines = [f"{'':<14}{'A':>12}{'B':>12}   A / B, or A − B"]
     for row in rows:
         show = _FORMATS[row.unit]
         lines.append(f"{row.metric:<14}{show(row.a.value):>12}{show(row.b.value):>12}   {_related(row)}")

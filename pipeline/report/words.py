@@ -129,7 +129,7 @@ def baseline(report: Report) -> str:
     return known.label if known else f"record {report.verdict.baseline[:12]}"
 
 
-RULE_HEAD = ("outcome", "rule", "asked", "seen", "why")
+RULE_HEAD = ("outcome", "rule", "asked", "seen (one-sided bounds)", "why")
 
 
 def round_cells(each: Round) -> tuple[str, ...]:
@@ -175,7 +175,9 @@ PARITY_HEAD = ("outputs of", "n", "max abs. error", "max rel. error", "min cosin
 
 
 def pruning_alone(report: Report) -> str:
-    """What pruning gave at the same precision."""
+    """What pruning gave at the same precision; empty where nothing was pruned."""
+    if report.search is None:
+        return ""
     return f"Pruning alone, both {report.deployed.measurement.precision}: {ratio(report.speedup_same_precision)} the speed."
 
 
@@ -188,5 +190,7 @@ def search_title(report: Report) -> str:
 def release(report: Report) -> str:
     """What is active on the target."""
     one = report.deployment
-    back = f" `edgec rollback --target {one.target}` brings back {one.previous}." if report.verdict.outcome != "pass" and one.previous else ""
+    back = (
+        f" `edgec rollback --target {one.target}` brings back {one.previous}." if report.verdict.outcome != "pass" and one.previous else ""
+    )
     return f"Release {one.release} of {one.app} is active at {one.path} ({size(one.sent_bytes)} sent).{back}"

@@ -51,6 +51,7 @@ def active(server: SshServer) -> str:
 
 def test_deploy_over_ssh_then_every_refusal_leaves_the_old_release(deployed: Project, server: SshServer, tmp_path: Path) -> None:
     before = active(server)
+    assert [f.name for f in server.home.iterdir()] == [".edgec"], "nothing else is written on the board"
     empty, other = tmp_path / "nobody_known", tmp_path / "other_key"
     empty.write_text("")
     make_key(other)
