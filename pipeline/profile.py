@@ -32,7 +32,7 @@ def artifact_of(file: Path) -> Artifact:
         raise ConfigError(
             f"{file}: no backend runs .{ending} files", hint=f"known endings: {', '.join(f'.{each}' for each in sorted(known))}"
         )
-    info = onnx_file.inspect(file)
+    info = registry.backend(known[ending]).inspect(file)
     return Artifact(
         parent=None,
         backend=known[ending],
@@ -66,7 +66,7 @@ def profile(
     import numpy as np
 
     artifact = artifact_of(file)
-    info = onnx_file.inspect(file)
+    info = registry.backend(artifact.backend).inspect(file)
     arrays: dict[str, Any] = dict(onnx_file.make_inputs(info, shapes=shapes, files=inputs, seed=seed, note=events.note))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:

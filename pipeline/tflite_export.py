@@ -124,10 +124,17 @@ def _convert(folded: fx.GraphModule, inputs: tuple[TensorSpec, ...], outputs: tu
     command = [sys.executable, "-m", "edgec.pipeline.tflite_worker", str(folder)]
     try:
         done = subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, timeout=deadline_s, check=False, env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=deadline_s,
+            check=False,
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
         )
     except subprocess.TimeoutExpired as error:
-        raise LoweringError(f"litert-torch did not finish in {deadline_s:g} s", hint="is the machine busy, or the network very large?") from error
+        raise LoweringError(
+            f"litert-torch did not finish in {deadline_s:g} s", hint="is the machine busy, or the network very large?"
+        ) from error
     raw, refused = folder / "raw.tflite", folder / "refused.txt"
     if done.returncode == 0 and raw.is_file():
         return raw
@@ -167,7 +174,9 @@ def _count(model: Any, folded: nn.Module) -> int:
     Raises:
         LoweringError: a parameter of the network is not in the file: none has the same values in any order.
     """
-    constants = [a for a in (tflite_quantise.constant(model, t) for t in model.subgraphs[0].tensors) if a is not None and a.dtype == np.float32]
+    constants = [
+        a for a in (tflite_quantise.constant(model, t) for t in model.subgraphs[0].tensors) if a is not None and a.dtype == np.float32
+    ]
     sorted_by_size: dict[int, list[np.ndarray]] = {}
     for array in constants:
         sorted_by_size.setdefault(array.size, []).append(np.sort(array, axis=None))

@@ -111,7 +111,9 @@ def interpreter_of(path: Path, *, threads: int = 1, all_tensors: bool = False) -
         interpreter.allocate_tensors()
     except (ValueError, RuntimeError) as error:
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ModelError(f"LiteRT refuses {path.name}: {first}", hint="is it cut off, or does it need operators of another library?") from error
+        raise ModelError(
+            f"LiteRT refuses {path.name}: {first}", hint="is it cut off, or does it need operators of another library?"
+        ) from error
     return interpreter
 
 
@@ -166,7 +168,11 @@ def _constants(model: Any) -> list[Any]:
 def _precision(model: Any) -> Precision:
     kinds = schema_module().TensorType
     constants = {id(tensor) for tensor in _constants(model)}
-    inner = {t.type for t in model.subgraphs[0].tensors if id(t) not in constants and t.quantization is not None and t.quantization.scale is not None}
+    inner = {
+        t.type
+        for t in model.subgraphs[0].tensors
+        if id(t) not in constants and t.quantization is not None and t.quantization.scale is not None
+    }
     if inner & {kinds.INT8, kinds.UINT8}:
         return Precision.INT8
     floats = {t.type for t in _constants(model)} & {kinds.FLOAT32, kinds.FLOAT16}

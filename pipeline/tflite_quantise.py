@@ -76,7 +76,7 @@ def insert(model: Any, table: ScaleTable, folded: fx.GraphModule, values: Values
     for index, site in grids.items():
         tensor = graph.tensors[index]
         tensor.type = kinds.INT8
-        tensor.quantization = _quantisation([site.scale], [site.zero_point - 128], 0)
+        tensor.quantization = _quantisation(np.array([site.scale]), 0, site.zero_point - 128)
     _float_ends(model)
 
 
@@ -159,37 +159,36 @@ def _layer(model: Any, operator: Any, scales: np.ndarray, axis: int, source: Sit
     rows = scales.reshape([-1 if i == axis else 1 for i in range(weight.ndim)])
     integers = np.clip(np.rint(weight / rows), -127, 127).astype(np.int8)
     operator.inputs = [int(i) for i in operator.inputs]
-    operator.inputs[1] = _replace(model, operator.inputs[1], integers, kinds.INT8, scales, axis)
+    operator.inputs[1] = _replace(model, operator.inputs[1], integers, kinds.INT8, _quantisation(scales, axis))
     if len(operator.inputs) > 2 and operator.inputs[2] >= 0:
         bias = constant(model, graph.tensors[operator.inputs[2]])
         assert bias is not None
         bias_scales = np.float32(source.scale) * scales
         integers = np.clip(np.rint(bias / bias_scales), INT32.min, INT32.max).astype(np.int32)
-        operator.inputs[2] = _replace(model, operator.inputs[2], integers, kinds.INT32, bias_scales, 0)
+        operator.inputs[2] = _replace(model, operator.inputs[2], integers, kinds.INT32, _quantisation(bias_scales, 0))
 
 
-def _replace(model: Any, index: int, integers: np.ndarray, kind: int, scales: np.ndarray, axis: int) -> int:
-    """Integers in the place of a constant: in its own buffer and tensor, unless another layer still reads the float form."""
+def _replace(model: Any, index: int, array: np.ndarray, kind: int, quantisation: Any = None) -> int:
+    """Put an array in the place of a constant; gives the tensor's index, a new one where other operators read the old."""
     schema, graph = schema_module(), model.subgraphs[0]
     tensor = graph.tensors[index]
     if sum(index in list(operator.inputs) for operator in graph.operators) > 1:
         index = _add_tensor(model, tensor.name, list(tensor.shape))
         tensor = graph.tensors[index]
     buffer = schema.BufferT()
-    buffer.data = np.frombuffer(integers.tobytes(), np.uint8)
+    buffer.data = np.frombuffer(array.tobytes(), np.uint8)
     if sum(each.buffer == tensor.buffer for each in graph.tensors) > 1 or tensor.buffer == 0:
         model.buffers.append(buffer)
         tensor.buffer = len(model.buffers) - 1
     else:
         model.buffers[tensor.buffer] = buffer
-    tensor.type = kind
-    tensor.quantization = _quantisation(scales.tolist(), [0] * len(scales), axis)
+    tensor.type, tensor.shape, tensor.quantization = kind, list(array.shape), quantisation
     return index
 
 
-def _quantisation(scales: list[float], zero_points: list[int], axis: int) -> Any:
+def _quantisation(scales: np.ndarray, axis: int, zero_point: int = 0) -> Any:
     made = schema_module().QuantizationParametersT()
-    made.scale, made.zeroPoint, made.quantizedDimension = scales, zero_points, axis
+    made.scale, made.zeroPoint, made.quantizedDimension = scales.tolist(), [zero_point] * len(scales), axis
     return made
 
 
@@ -217,6 +216,7 @@ def _float_ends(model: Any) -> None:
     """The file's inputs and outputs as float tensors of the same names, with a Quantize behind and a Dequantize before."""
     schema, graph = schema_module(), model.subgraphs[0]
     made: dict[str, list[Any]] = {"QUANTIZE": [], "DEQUANTIZE": []}
+    graph.inputs, graph.outputs = list(graph.inputs), list(graph.outputs)
     for ends, kind, version in ((graph.inputs, "QUANTIZE", 1), (graph.outputs, "DEQUANTIZE", 2)):
         for place, inner in enumerate(ends):
             tensor = graph.tensors[inner]

@@ -39,7 +39,7 @@ def main(folder: Path) -> int:
     network = Named(task["network"], task["inputs"], task["outputs"]).eval()
     try:
         litert_torch.convert(network, task["examples"]).export(str(folder / "raw.tflite"))
-    except Exception as error:  # whatever litert-torch and the compiler under it raise: the caller is told, in words
+    except Exception as error:  # noqa: BLE001  # whatever litert-torch and the compiler under it raise: the caller is told, in words
         (folder / "refused.txt").write_text(f"{type(error).__name__}: {error}")
         return 2
     return 0

@@ -10,21 +10,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
 from edgec.pipeline.core.files import replacing
-from edgec.pipeline.core.protocols import Backend, Support
+from edgec.pipeline.core.protocols import FileInfo, OnnxBackend, Support
 from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, TargetFacts
 
 INSTALL = 'pip install "edgec[onnxruntime]"'
 
 
 class OnnxRuntime:
-    """See `protocols.Backend`."""
+    """See `protocols.OnnxBackend`."""
 
     name: ClassVar[str] = "onnxruntime"
     format: ClassVar[str] = "onnx"
+    accepts: ClassVar[Literal["onnx"]] = "onnx"
+    device_package: ClassVar[str] = "onnxruntime"
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         if precision is Precision.FP16:
@@ -88,8 +90,13 @@ class OnnxRuntime:
         with _refusals(file):
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
+    def inspect(self, file: Path) -> FileInfo:
+        from edgec.pipeline.onnx_file import inspect
 
-BACKEND: Backend = OnnxRuntime()
+        return inspect(file)
+
+
+BACKEND: OnnxBackend = OnnxRuntime()
 
 
 def islands(file: Path) -> tuple[str, ...]:

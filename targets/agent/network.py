@@ -176,9 +176,7 @@ def import_one(runner: Any) -> str:
     raise Failure("ToolchainMissing", "; ".join(reasons), python=sys.executable)
 
 
-def in_pieces(
-    described: List[Dict[str, Any]], arrays: Dict[str, Any], run: Callable[[Dict[str, Any]], Dict[str, Any]]
-) -> Dict[str, Any]:
+def in_pieces(described: List[Dict[str, Any]], arrays: Dict[str, Any], run: Callable[[Dict[str, Any]], Dict[str, Any]]) -> Dict[str, Any]:
     """Outputs of `run` for any number of rows, also where the network's batch is fixed.
 
     A network whose inputs all have the same fixed first dimension, fed with arrays of another common one, runs on that many rows at a
@@ -195,7 +193,7 @@ def in_pieces(
     for start in range(0, n, batch):
         part = {name: array[start : start + batch] for name, array in arrays.items()}
         lack = batch - min(batch, n - start)
-        outputs = run({name: np.concatenate([a, np.zeros((lack,) + a.shape[1:], a.dtype)]) for name, a in part.items()})
+        outputs = run({name: np.concatenate([a, np.zeros((lack, *a.shape[1:]), a.dtype)]) for name, a in part.items()})
         pieces.append({name: output[: batch - lack] for name, output in outputs.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
