@@ -1,8 +1,8 @@
 """A network as a TFLite file: float through litert-torch, int8 from that by our own scale table (tflite_quantise.py).
 
 The file takes and gives what the network does: NCHW float32 under the same names. The converter turns the layout inside, with one Transpose
-(or, for one channel, a Reshape) after the input; weights and activations are NHWC from there. The batch is fixed: litert-torch 0.10 cannot
-make it dynamic for networks with strided convolutions, and XNNPACK plans its memory for fixed shapes.
+(or, for one channel, a Reshape) after the input; weights and activations are NHWC from there. The batch is fixed: with a dynamic one
+litert-torch 0.10.0 fails (TypeError in its lowering; tried on VGG-8 and ResNet-20).
 """
 
 import os

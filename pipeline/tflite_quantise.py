@@ -100,8 +100,7 @@ def _grids(model: Any, table: ScaleTable, values: Values, file: Path) -> dict[in
     producers = [(site, np.sort(values.nodes[node], axis=None)) for site in table.sites.values() for node in site.nodes[:1]]
     unused = list(range(len(producers)))
     site_of_node = {node: site for site in table.sites.values() for node in site.nodes}
-    by_input = {str(graph.tensors[i].name): i for i in graph.inputs}
-    placeholders = [node for node in values.nodes if node in site_of_node][: len(by_input)]
+    placeholders = [node for node in values.nodes if node in site_of_node][: len(graph.inputs)]  # a graph begins with its inputs
     grids = {i: site_of_node[node] for i, node in zip(graph.inputs, placeholders, strict=True)}
     for operator in graph.operators:
         kind = operator_name(model, operator)
@@ -114,11 +113,10 @@ def _grids(model: Any, table: ScaleTable, values: Values, file: Path) -> dict[in
         seen = np.sort(net.get_tensor(output), axis=None)
         place = next((p for p in unused if _alike(producers[p][1], seen)), None)
         if place is None:
-            name = str(graph.tensors[output].name, "utf-8") if isinstance(graph.tensors[output].name, bytes) else graph.tensors[output].name
             raise LoweringError(
                 f"the TFLite graph has a {kind} whose output is no quantised value of the network",
                 hint="use fp32 for this network on TFLite, or onnxruntime",
-                context={"tensor": name},
+                context={"tensor": _text(graph.tensors[output].name)},
             )
         unused.remove(place)
         grids[output] = producers[place][0]
