@@ -6,6 +6,7 @@ from pathlib import Path
 from edgec.pipeline import onnx_file, parity, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
+from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.records import Artifact, Exported, Lineage, Parity, Precision
 from edgec.pipeline.loop import Compressed, form, parity_on_host
@@ -35,9 +36,13 @@ def foreign(file: Path, backend_name: str, out: Path) -> tuple[Artifact, Parity]
     """Check an ONNX file for a backend; parity of the file before and after on random inputs.
 
     Raises:
+        LoweringError: the backend does not start from ONNX.
         ModelError: not a file that can be run. ConfigError: inputs without a shape. ParityFailed: nothing is written.
     """
-    backend, info = registry.backend(backend_name), onnx_file.inspect(file)
+    backend = registry.backend(backend_name)
+    if backend.accepts != "onnx":
+        raise LoweringError(f"{backend_name} is not lowered from ONNX", hint="start from the checkpoint (.safetensors, .pt)")
+    info = onnx_file.inspect(file)
     lineage = Lineage(stage="foreign", parameters={"name": file.name}, tools=tool_versions())
     source = Exported(
         parent="",

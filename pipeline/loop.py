@@ -58,7 +58,8 @@ class Form:
 
     label: str
     checkpoint: Checkpoint
-    exported: Exported
+    exported: Exported | None
+    """None where the backend starts from the checkpoint itself."""
     artifact: Artifact
 
 
@@ -108,7 +109,7 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
         dense=record_id(result.baseline.checkpoint),
         search=None if result.search is None else work.store.put(result.search),
         compressed=record_id(result.final.checkpoint),
-        exported=record_id(result.final.exported),
+        exported=None if result.final.exported is None else record_id(result.final.exported),
         artifact=record_id(result.final.artifact),
         dense_artifact=record_id(result.baseline.artifact),
         parity=work.store.put(whole),
@@ -153,7 +154,10 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
 
 
 def form(work: Work, checkpoint: Checkpoint, backend: str, label: str) -> Form:
-    """Export and lower a checkpoint."""
+    """Export and lower a checkpoint, or lower it as it is, as the backend accepts it."""
+    if registry.backend(backend).accepts == "network":
+        made = stages.artifact(work, checkpoint, backend, label=label)
+        return Form(label=label, checkpoint=checkpoint, exported=None, artifact=made)
     file = stages.exported(work, checkpoint, label=label)
     return Form(label=label, checkpoint=checkpoint, exported=file, artifact=stages.artifact(work, file, backend, label=label))
 
@@ -246,7 +250,7 @@ def accuracy_on(work: Work, session: AgentSession, result: Compressed) -> "tuple
     final: list[int] = []
     with work.events.stage(f"accuracy on {session.target}"):
         for each in result.forms:
-            classes, _ = session.evaluate(_job(each, pack, work.config.measure.threads), batch=1)
+            classes, _ = session.evaluate(_job(each, pack, work.config.measure.threads), batch=each.artifact.inputs[0].shape[0] or 1)
             final = final or classes
             subjects[each.label] = Subject(
                 artifact=each.artifact,

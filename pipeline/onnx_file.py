@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from edgec.pipeline.core.errors import ConfigError, ModelError, ToolchainMissing
+from edgec.pipeline.core.protocols import FileInfo
 from edgec.pipeline.core.records import Precision, TensorSpec
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _precision(model: "ModelProto") -> Precision:
 
 
 def make_inputs(
-    info: OnnxInfo,
+    info: FileInfo,
     *,
     shapes: Mapping[str, tuple[int, ...]],
     files: Mapping[str, Path],

@@ -32,14 +32,9 @@ def artifact_of(file: Path) -> Artifact:
         raise ConfigError(
             f"{file}: no backend runs .{ending} files", hint=f"known endings: {', '.join(f'.{each}' for each in sorted(known))}"
         )
-    info = onnx_file.inspect(file)
+    info = registry.backend(known[ending]).inspect(file)
     if not info.inputs:
         raise ModelError(f"{file} has no inputs: there is nothing to measure", hint="profile the network, not its constants")
-    if info.external_data:
-        raise ModelError(
-            f"{file} keeps its weights in other files: {', '.join(info.external_data)}",
-            hint="save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
-        )
     return Artifact(
         parent=None,
         backend=known[ending],
@@ -73,7 +68,7 @@ def profile(
     import numpy as np
 
     artifact = artifact_of(file)
-    info = onnx_file.inspect(file)
+    info = registry.backend(artifact.backend).inspect(file)
     arrays: dict[str, Any] = dict(onnx_file.make_inputs(info, shapes=shapes, files=inputs, seed=seed, note=events.note))
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:

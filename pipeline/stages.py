@@ -12,7 +12,7 @@ from typing import Any
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.protocols import Backend, Dataset
+from edgec.pipeline.core.protocols import Dataset, NetworkBackend, OnnxBackend
 from edgec.pipeline.core.records import (
     Accuracy,
     Artifact,
@@ -277,25 +277,37 @@ def _write_onnx(work: Work, module: Any, out: Path, *, parent: RecordId) -> Expo
     )
 
 
-def lower_candidate(work: Work, data: Data, module: Any, backend: Backend, out: Path, *, samples: int) -> None:
+def lower_candidate(work: Work, data: Data, module: Any, backend: OnnxBackend | NetworkBackend, out: Path, *, samples: int) -> None:
     """A candidate in the form in which it would be deployed, for measuring its latency: not a record, not cached."""
     if work.config.quantise.enabled:
         module = static_quantised(work, data, module, samples)
     with _temporary("candidate.onnx") as file:
+        if backend.accepts == "network":
+            backend.lower(module, _inputs(work), "", out)
+            return
         source = _write_onnx(work, module, file, parent="")
         backend.lower(source, "", file, out)
 
 
-def artifact(work: Work, source: Exported, backend_name: str, *, label: str) -> Artifact:
-    """What the target's runtime loads."""
-    inputs = {"exported": record_id(source), "backend": backend_name}
+def artifact(work: Work, source: Exported | Checkpoint, backend_name: str, *, label: str) -> Artifact:
+    """What the target's runtime loads, from what its backend accepts."""
+    kind, batch = ("exported", None) if isinstance(source, Exported) else ("checkpoint", work.config.measure.batch)
+    inputs = {kind: record_id(source), "backend": backend_name} | ({} if batch is None else {"batch": batch})
     return work.stage(f"lower {label} to {backend_name}", Artifact, inputs, lambda: _lower(work, source, backend_name))
 
 
-def _lower(work: Work, source: Exported, backend_name: str) -> Artifact:
+def _inputs(work: Work) -> tuple[TensorSpec, ...]:
+    """The network's inputs with the batch that is measured: some runtimes' files have it fixed."""
+    return tuple(replace(spec, shape=(work.config.measure.batch, *spec.shape[1:])) for spec in model_spec(work).inputs)
+
+
+def _lower(work: Work, source: Exported | Checkpoint, backend_name: str) -> Artifact:
     backend = registry.backend(backend_name)
     with _temporary(f"model.{backend.format}") as out:
-        record = backend.lower(source, record_id(source), work.store.file(source.file), out)
+        if isinstance(source, Exported):
+            record = backend.lower(source, record_id(source), work.store.file(source.file), out)
+        else:
+            record = backend.lower(network(work, source), _inputs(work), record_id(source), out)
         digest = work.store.adopt(out)
     assert digest == record.file, "the backend's digest is that of the file it wrote"
     assert isinstance(record, Artifact)

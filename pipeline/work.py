@@ -15,7 +15,7 @@ from edgec.pipeline.store import RunStore, stage_key
 
 R = TypeVar("R", bound=Record)
 
-_TOOLS = ("torch", "torch-pruning", "onnx", "onnxruntime", "numpy", "scipy")
+_TOOLS = ("torch", "torch-pruning", "onnx", "onnxruntime", "litert-torch", "ai-edge-litert", "numpy", "scipy")
 
 
 @dataclass(slots=True, kw_only=True)

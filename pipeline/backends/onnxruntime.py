@@ -11,21 +11,23 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
-from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
+from edgec.pipeline.core.errors import LoweringError, ModelError, ToolchainMissing
 from edgec.pipeline.core.files import replacing
-from edgec.pipeline.core.protocols import Backend, Support
+from edgec.pipeline.core.protocols import FileInfo, OnnxBackend, Support
 from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, TargetFacts
 
 INSTALL = 'pip install "edgec[onnxruntime]"'
 
 
 class OnnxRuntime:
-    """See `protocols.Backend`."""
+    """See `protocols.OnnxBackend`."""
 
     name: ClassVar[str] = "onnxruntime"
     format: ClassVar[str] = "onnx"
+    accepts: ClassVar[Literal["onnx"]] = "onnx"
+    device_package: ClassVar[str] = "onnxruntime"
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         if precision is Precision.FP16:
@@ -89,8 +91,19 @@ class OnnxRuntime:
         with _refusals(file):
             return dict(zip(names, session.run(names, dict(inputs)), strict=True))
 
+    def inspect(self, file: Path) -> FileInfo:
+        from edgec.pipeline.onnx_file import inspect
 
-BACKEND: Backend = OnnxRuntime()
+        info = inspect(file)
+        if info.external_data:
+            raise ModelError(
+                f"{file} keeps its weights in other files: {', '.join(info.external_data)}",
+                hint="save it as one file: onnx.save(onnx.load(path), path, save_as_external_data=False)",
+            )
+        return info
+
+
+BACKEND: OnnxBackend = OnnxRuntime()
 
 
 def islands(file: Path) -> tuple[str, ...]:

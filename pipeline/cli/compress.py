@@ -37,7 +37,11 @@ def command(context: Context, *, name: str | None, output: Path | None, fresh: b
             ("", "dense", "compressed"),
             ("parameters", units.count(dense.cost.parameters), units.count(final.cost.parameters)),
             ("MACs", units.count(dense.cost.macs), units.count(final.cost.macs)),
-            ("ONNX file", units.size(result.baseline.exported.size_bytes), units.size(result.final.exported.size_bytes)),
+            (
+                f"{result.final.artifact.format} file",
+                units.size(result.baseline.artifact.size_bytes),
+                units.size(result.final.artifact.size_bytes),
+            ),
             ("validation top-1", units.percent(dense.accuracy[0].top1.value), units.percent(final.accuracy[0].top1.value)),
         ]
         identity = record_id(final)

@@ -13,7 +13,7 @@ from edgec.pipeline.core.errors import ConfigError
     cls=Command, epilog="Example: edgec convert models/weights/net.safetensors --to onnxruntime --precision int8 --output net.onnx"
 )
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--to", "backend", required=True, metavar="BACKEND", help="onnxruntime.")
+@click.option("--to", "backend", required=True, metavar="BACKEND", help="onnxruntime or tflite.")
 @click.option("--precision", type=click.Choice(["fp32", "int8"]), default="fp32", show_default=True, help="Of a checkpoint's conversion.")
 @click.option("--output", type=click.Path(path_type=Path), required=True, metavar="FILE", help="Where the artifact goes.")
 def command(context: Context, *, file: Path, backend: str, precision: str, output: Path) -> Outcome:

@@ -15,6 +15,7 @@ from edgec.pipeline.core.errors import TargetError
 EXTRAS: Mapping[str, tuple[str, ...]] = {
     "torch": ("torch", "torch-pruning", "safetensors"),
     "onnxruntime": ("onnxruntime",),
+    "tflite": ("litert-torch", "ai-edge-litert"),
 }
 """What `pip install "edgec[name]"` brings; the same as in pyproject.toml (a test compares)."""
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgec.pipeline.cli.output import error_as_json
+from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import json_from
 from edgec.pipeline.core.errors import EdgecError
 from edgec.pipeline.core.records import TargetFacts
@@ -42,7 +43,7 @@ class Probe:
             return ""
         if self.settings.transport is TransportKind.LOCAL and self.settings.python == "auto":
             return f'pip install "edgec[{self.settings.backend}]"'
-        return f"on {self.settings.name}: {self.settings.python} -m pip install {self.settings.backend}"
+        return f"on {self.settings.name}: {self.settings.python} -m pip install {registry.backend(self.settings.backend).device_package}"
 
     @property
     def usable(self) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from edgec.pipeline.core.records import (
     Artifact,
@@ -15,6 +15,7 @@ from edgec.pipeline.core.records import (
     RecordId,
     Split,
     TargetFacts,
+    TensorSpec,
 )
 
 
@@ -27,8 +28,32 @@ class Support:
         self.usable, self.reason, self.hint = usable, reason, hint
 
 
+class FileInfo(Protocol):
+    """What any network file says of itself."""
+
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]: ...
+
+    @property
+    def symbols(self) -> Mapping[str, tuple[str, ...]]:
+        """Input name to the names of its dimensions; "" for fixed ones, "?" for dynamic ones without a name."""
+        ...
+
+    @property
+    def size_bytes(self) -> int: ...
+
+    @property
+    def precision(self) -> Precision: ...
+
+
 class Backend(Protocol):
-    """Turns an exported network into something that a runtime executes.
+    """Turns a network into something that a runtime executes: an `OnnxBackend` or a `NetworkBackend`, as `accepts` says.
 
     Laws: `support` imports nothing heavy and never raises; the same input gives the same bytes; a failure leaves no file behind.
     """
@@ -36,17 +61,39 @@ class Backend(Protocol):
     name: ClassVar[str]
     """Also the name of the device half in `edgec.targets.agent.runners`."""
     format: ClassVar[str]
+    device_package: ClassVar[str]
+    """What pip installs on a target that lacks the runtime."""
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         """Asked before anything is trained."""
         ...
 
+    def infer(self, file: Path, inputs: Mapping[str, Any], *, threads: int = 1) -> dict[str, Any]:
+        """Run the artifact here on the host (NumPy arrays in and out), for parity. Raises ToolchainMissing without the runtime."""
+        ...
+
+    def inspect(self, file: Path) -> FileInfo:
+        """Read and check any file of this format. Raises ModelError, or ToolchainMissing without what reads it."""
+        ...
+
+
+class OnnxBackend(Backend, Protocol):
+    """Starts from the ONNX file."""
+
+    accepts: ClassVar[Literal["onnx"]]
+
     def lower(self, exported: Exported, parent: RecordId, source: Path, out: Path) -> Artifact:
         """Write the artifact to `out`."""
         ...
 
-    def infer(self, file: Path, inputs: Mapping[str, Any], *, threads: int = 1) -> dict[str, Any]:
-        """Run the artifact here on the host (NumPy arrays in and out), for parity. Raises ToolchainMissing without the runtime."""
+
+class NetworkBackend(Backend, Protocol):
+    """Starts from the network itself: a float torch module, or a quantised one (compress/quantise.py)."""
+
+    accepts: ClassVar[Literal["network"]]
+
+    def lower(self, network: Any, inputs: tuple[TensorSpec, ...], parent: RecordId, out: Path) -> Artifact:
+        """Write the artifact to `out`. The batch of `inputs` is the artifact's where it cannot be dynamic."""
         ...
 
 

@@ -481,7 +481,8 @@ class Deploy:
     dense: RecordId
     search: RecordId | None
     compressed: RecordId
-    exported: RecordId
+    exported: RecordId | None
+    """None where the artifact was lowered from the checkpoint itself."""
     artifact: RecordId
     dense_artifact: RecordId
     parity: RecordId

@@ -108,19 +108,29 @@ def modules_in(package: str) -> List[str]:
 
 
 def runtimes() -> List[Dict[str, Any]]:
-    """Each runtime that the agent has a runner for: its version, or the reason why it cannot be used."""
+    """Each runtime that the agent has a runner for: its version, or the reason why it cannot be used.
+
+    A runner's `packages` are top-level packages that serve, best first, each with the distributions that bring it; `needs` are modules
+    needed beside any of them. Where there is a choice the version says which one it is of.
+    """
     found = []
     for name in modules_in("edgec.targets.agent.runners"):
         runner = importlib.import_module("edgec.targets.agent.runners." + name).RUNNER
         version: Optional[str] = None
         reason = ""
-        absent = [module for module in runner.modules if importlib.util.find_spec(module) is None]
+        there = [(package, brought) for package, brought in runner.packages if importlib.util.find_spec(package) is not None]
+        absent = [module for module in runner.needs if importlib.util.find_spec(module) is None]
+        if not there:
+            absent.insert(0, " or ".join(package for package, _ in runner.packages))
         if absent:
             reason = "%s has no %s" % (sys.executable, " and no ".join(absent))
         else:
-            version = installed_version(runner.distributions) or imported_version(runner.modules[0])
+            package, brought = there[0]
+            version = installed_version(brought) or imported_version(package)
             if version is None:
-                reason = "%s is installed for %s and cannot be imported" % (runner.modules[0], sys.executable)
+                reason = "%s is installed for %s and cannot be imported" % (package, sys.executable)
+            elif len(runner.packages) > 1:
+                version = "%s (%s)" % (version, package)
         found.append({"name": name, "version": version, "reason": reason})
     return found
 

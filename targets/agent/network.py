@@ -31,16 +31,11 @@ class Network:
         if runtime not in modules_in("edgec.targets.agent.runners"):
             raise Failure("ToolchainMissing", "this agent has no runner %r" % runtime, runtime=runtime)
         self._runner = importlib.import_module("edgec.targets.agent.runners." + runtime).RUNNER()
-        for module in self._runner.modules:
-            try:
-                importlib.import_module(module)
-            except ImportError as error:
-                what = "%s cannot import %s: %s" % (sys.executable, module, error)
-                raise Failure("ToolchainMissing", what, python=sys.executable, module=module) from error
+        package = import_one(self._runner)
         before = rss_bytes("VmRSS")
         start = perf_counter_ns()
         with refusals("the runtime does not load the network"):
-            self._runner.open(path, {"threads": threads})
+            self._runner.open(path, {"threads": threads, "package": package})
         return {
             "load_s": (perf_counter_ns() - start) / 1e9,
             "rss_before_bytes": before,
@@ -89,12 +84,11 @@ class Network:
         return {"rss_peak_bytes": rss_bytes("VmHWM")}
 
     def infer(self, fields: Fields) -> Dict[str, Any]:
-        """Run once on an .npz and write the outputs to another."""
+        """Run on an .npz and write the outputs to another."""
         import numpy as np
 
-        inputs, target = self._checked(load_npz(fields.text("inputs"))), fields.text("target")
-        with refusals("the network does not run on these inputs"):
-            outputs = self._runner.infer(inputs)
+        inputs, target = load_npz(fields.text("inputs")), fields.text("target")
+        outputs = in_pieces(self._runner.inputs, inputs, self._infer)
         with open(target, "wb") as file:
             np.savez(file, **outputs)
         return {"version": self._runner.version}
@@ -126,11 +120,15 @@ class Network:
         arrays = load_npz(fields.text("golden"))
         inputs = {key[3:]: value for key, value in arrays.items() if key.startswith("in:")}
         expected = {key[4:]: value for key, value in arrays.items() if key.startswith("out:")}
-        with refusals("the network does not run on the golden inputs"):
-            outputs = self._runner.infer(self._checked(inputs))
-        answer = compared(expected, outputs)
+        answer = compared(expected, in_pieces(self._runner.inputs, inputs, self._infer))
         answer["version"] = self._runner.version
         return answer
+
+    def _infer(self, arrays: Dict[str, Any]) -> Dict[str, Any]:
+        inputs = self._checked(arrays)
+        with refusals("the network does not run on these inputs"):
+            outputs: Dict[str, Any] = self._runner.infer(inputs)
+        return outputs
 
     def _checked(self, arrays: Dict[str, Any]) -> Dict[str, Any]:
         """The arrays that the network asks for, with its types and shapes."""
@@ -151,6 +149,50 @@ class Network:
                 raise Failure("ModelError", what, input=each["name"])
             checked[each["name"]] = array
         return checked
+
+
+def import_one(runner: Any) -> str:
+    """Import what a runner needs and the first of its packages that imports; its name.
+
+    Raises:
+        Failure: ToolchainMissing, with the reason of each.
+    """
+    try:
+        for module in runner.needs:
+            importlib.import_module(module)
+    except ImportError as error:
+        raise Failure("ToolchainMissing", "%s cannot import %s: %s" % (sys.executable, module, error), python=sys.executable) from error
+    reasons = []
+    for package, _ in runner.packages:
+        try:
+            importlib.import_module(runner.modules[package])
+        except ImportError as error:
+            reasons.append("%s cannot import %s: %s" % (sys.executable, runner.modules[package], error))
+        else:
+            return str(package)
+    raise Failure("ToolchainMissing", "; ".join(reasons), python=sys.executable)
+
+
+def in_pieces(described: List[Dict[str, Any]], arrays: Dict[str, Any], run: Callable[[Dict[str, Any]], Dict[str, Any]]) -> Dict[str, Any]:
+    """Outputs of `run` for any number of rows, also where the network's batch is fixed.
+
+    A network whose inputs all have the same fixed first dimension, fed with arrays of another common one, runs on that many rows at a
+    time; the last piece is filled up with zeros, and their outputs are cut off.
+    """
+    import numpy as np
+
+    sizes = {each["shape"][0] if each["shape"] else None for each in described}
+    rows = {array.shape[0] if array.ndim else 0 for array in arrays.values()}
+    batch, n = (sizes.pop(), rows.pop()) if len(sizes) == len(rows) == 1 else (None, 0)
+    if batch is None or n in (0, batch):
+        return run(arrays)
+    pieces = []
+    for start in range(0, n, batch):
+        part = {name: array[start : start + batch] for name, array in arrays.items()}
+        lack = batch - min(batch, n - start)
+        outputs = run({name: np.concatenate([a, np.zeros((lack, *a.shape[1:]), a.dtype)]) for name, a in part.items()})
+        pieces.append({name: output[: batch - lack] for name, output in outputs.items()})
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 class refusals:  # noqa: N801

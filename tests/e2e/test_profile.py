@@ -1,9 +1,12 @@
 """Files that edgec did not make."""
 
+import importlib.util
+import shutil
 from pathlib import Path
 
 import numpy as np
 import onnx
+import pytest
 from conftest import Project
 from onnx import TensorProto, helper
 
@@ -49,3 +52,18 @@ def test_index_outside_its_table_is_the_networks_error(project: Project) -> None
     answer = project.run("profile", "lookup.onnx", "--shape", "bias=1,3,4", "--input", "tokens=tokens.npy", "--json")
     assert answer.code == 5
     assert answer.document["error"]["type"] == "ModelError"
+
+
+@pytest.mark.skipif(importlib.util.find_spec("ai_edge_litert") is None, reason="needs ai-edge-litert (extra dev)")
+def test_foreign_tflite_file(project: Project, root: Path) -> None:
+    (project.folder / "deploy.toml").unlink()
+    shutil.copy(root / "tests/unit/fixtures/small-int8.tflite", project.folder / "net.tflite")
+    answer = project.run("profile", "net.tflite", "--json")
+    assert answer.code == 0, answer.stderr
+    record = answer.document["results"]["record"]
+    assert (record["runtime"], record["precision"]) == ("tflite", "int8")
+    assert "ai_edge_litert" in record["runtime_version"]
+    (project.folder / "cut.tflite").write_bytes((project.folder / "net.tflite").read_bytes()[:1000])
+    cut = project.run("profile", "cut.tflite", "--json")
+    assert cut.code == 5
+    assert cut.document["error"]["type"] == "ModelError"

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -212,7 +213,7 @@ def test_doctor_lists_the_extras_of_the_package(tmp_path: Path) -> None:
     assert [extra["name"] for extra in results["host"]["extras"]] == list(doctor.EXTRAS)
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for name, packages in doctor.EXTRAS.items():
-        assert sorted(line.split(">")[0] for line in declared[name]) == sorted(packages)
+        assert sorted(re.split("[=>]", line)[0] for line in declared[name]) == sorted(packages)
 
 
 def test_missing_extra_comes_with_its_install_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -234,7 +235,7 @@ def test_one_target_that_is_off_does_not_hide_the_others(monkeypatch: pytest.Mon
     assert [each.usable for each in (off, pi, lite)] == [False, True, False]
     assert "  hint      is it on?" in off.lines()
     assert "  meter     rapl: no: no powercap zone" in pi.lines()
-    assert lite.remedy == "on lite: python3 -m pip install tflite"
+    assert lite.remedy == "on lite: python3 -m pip install ai-edge-litert"
     assert lite.as_json()["missing"] == "tflite cannot be used: no module ai_edge_litert"
 
 

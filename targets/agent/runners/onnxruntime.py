@@ -6,7 +6,7 @@ host memory, so timing it is timing from inputs in memory to outputs in memory.
 """
 
 import os
-from typing import Any, ClassVar, Dict, List
+from typing import Any, ClassVar, Dict, List, Tuple
 
 DTYPES = {
     "tensor(float)": "float32",
@@ -27,8 +27,9 @@ DTYPES = {
 class OnnxRuntimeRunner:
     """One session. Nothing of the runtime is imported before `open`."""
 
-    modules: ClassVar[List[str]] = ["onnxruntime", "numpy"]
-    distributions: ClassVar[List[str]] = ["onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"]
+    needs: ClassVar[List[str]] = ["numpy"]
+    packages: ClassVar[List[Tuple[str, List[str]]]] = [("onnxruntime", ["onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino"])]
+    modules: ClassVar[Dict[str, str]] = {"onnxruntime": "onnxruntime"}
 
     def __init__(self) -> None:
         self.version = ""
