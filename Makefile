@@ -30,8 +30,16 @@ $(VENV)/dev.done: $(VENV)/run.done
 run: $(VENV)/run.done
 	$(BIN)/edgec deploy --target localhost
 
-test: $(VENV)/dev.done system
+test: $(VENV)/dev.done $(VENV)-tflite/done system
 	$(BIN)/python -m pytest
+	$(VENV)-tflite/bin/python -m pytest -p no:anyio tests/unit/test_tflite_backend.py
+
+# litert-torch holds back other packages' versions: the tests that convert for TFLite have an environment of their own.
+$(VENV)-tflite/done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-tflite
+	$(VENV)-tflite/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-tflite/bin/python -m pip install --quiet "$(TORCH)" --editable ".[torch,onnxruntime,tflite]" hypothesis pytest pytest-randomly pytest-timeout
+	@touch $@
 
 # Debian's parts that tests use: a real OpenSSH server, a real browser. Without root and apt the tests that need them are skipped by name.
 system:
@@ -58,4 +66,4 @@ bench-%: $(VENV)/dev.done
 	$(BIN)/python benchmarks/$*.py --form $(FORM)
 
 clean:
-	rm -rf $(VENV) build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-tflite build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
