@@ -46,7 +46,9 @@ def open_data(work: Work) -> Data:
 
     torch.set_num_threads(work.config.train.threads)
     settings = work.config.data
-    spec, dataset = opened(settings if settings.classes is not None else replace(settings, classes=work.config.model.classes))
+    if ":" in settings.name and settings.classes is None:
+        settings = replace(settings, classes=work.config.model.classes)
+    spec, dataset = opened(settings)
     return Data(spec=spec, dataset=dataset, id=work.store.put(spec))
 
 
