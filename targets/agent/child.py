@@ -44,6 +44,10 @@ class Children:
                 child.kill()
 
 
+QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
+"""Read by runtimes when they are loaded. ONNX Runtime would keep a device id and a database below ~/.cache."""
+
+
 class Child:
     """One network process."""
 
@@ -55,6 +59,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
+            env=dict(os.environ, **QUIET),
         )
         self._lines = Lines()
         self._waiting: List[Optional[bytes]] = []

@@ -5,7 +5,6 @@ Threads: `intra_op_num_threads` as asked, operators one after another, all graph
 host memory, so timing it is timing from inputs in memory to outputs in memory.
 """
 
-import os
 from typing import Any, ClassVar, Dict, List, Tuple
 
 DTYPES = {
@@ -37,7 +36,6 @@ class OnnxRuntimeRunner:
 
     def open(self, path: str, options: Dict[str, Any]) -> None:
         """Load a network. `options["threads"]` is at least 1."""
-        os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the library is loaded: it keeps a device id and a database otherwise
         import onnxruntime
 
         self.version = str(onnxruntime.__version__)
