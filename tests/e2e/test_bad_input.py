@@ -80,6 +80,12 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], int, tuple[str, 
         2,
         ("absent",),
     ),
+    "output folder that nobody may write to": (
+        lambda _: None,
+        ("convert", "net.safetensors", "--to", "onnxruntime", "--output", "/proc/net.onnx"),
+        2,
+        ("/proc",),
+    ),
     "store that is a file": (write(".edgec", "x"), DEPLOY, 2, (".edgec",)),
     "nothing to gate": (lambda _: None, ("gate", "--baseline", "b.json"), 2, ("deploy",)),
 }
