@@ -30,8 +30,9 @@ $(VENV)/dev.done: $(VENV)/run.done
 run: $(VENV)/run.done
 	$(BIN)/edgec deploy --target localhost
 
+# A test that fails is run once more, and the summary names it: real servers, deadlines and kills on a shared machine do miss now and then.
 test: $(VENV)/dev.done $(VENV)-tflite/done system
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --reruns 1 -rR
 	$(VENV)-tflite/bin/python -m pytest -p no:anyio tests/unit/test_tflite_backend.py
 
 # litert-torch holds back other packages' versions: the tests that convert for TFLite have an environment of their own.
