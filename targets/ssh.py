@@ -161,4 +161,5 @@ class SshPipe:
             with contextlib.suppress(EOFError, OSError, paramiko.SSHException):  # the link is gone: nothing is left to be closed in order
                 self._channel.shutdown_write()
                 self._channel.status_event.wait(END_S)
-        self._channel.close()
+        with contextlib.suppress(EOFError, OSError, paramiko.SSHException):  # a link that is dead already is closed
+            self._channel.close()
