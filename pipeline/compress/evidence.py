@@ -1,4 +1,4 @@
-"""What a validation split says of a pruned network against the dense one: paired by image, with intervals."""
+"""What a validation split says of a pruned network against the dense one, paired by image."""
 
 import math
 from typing import Any
@@ -8,13 +8,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgec.pipeline.core.errors import CompressionError
-from edgec.pipeline.core.records import Accuracy, Estimate, Split
+from edgec.pipeline.core.records import Accuracy, Split
+from edgec.pipeline.stats import proportion
 
 Right = NDArray[np.bool_]
 """(n,): for each validation image, in a fixed order, whether a network is right."""
-
-NORMAL_95 = 1.959964
-"""Two-sided 95 % quantile of the normal distribution."""
 
 
 def right_from(answer: Any, n: int | None = None) -> Right:
@@ -43,14 +41,5 @@ def paired_drop(before: Right, after: Right) -> tuple[float, float]:
 
 
 def accuracy_from(correct: int, n: int) -> Accuracy:
-    """Top-1 on the validation split with Wilson's interval."""
-    from scipy.stats import binomtest
-
-    interval = binomtest(correct, n).proportion_ci(confidence_level=0.95, method="wilson")
-    top1 = Estimate(value=correct / n, low=float(interval.low), high=float(interval.high), n=n, method="wilson")
-    return Accuracy(split=Split.VALIDATION, correct=correct, n=n, top1=top1)
-
-
-def estimate_from(drop: float, error: float, n: int) -> Estimate:
-    """A paired drop with its normal interval."""
-    return Estimate(value=drop, low=drop - NORMAL_95 * error, high=drop + NORMAL_95 * error, n=n, method="paired by image, normal")
+    """Top-1 on the validation split."""
+    return Accuracy(split=Split.VALIDATION, correct=correct, n=n, top1=proportion(correct, n))

@@ -17,6 +17,7 @@ from pruning_zoo import ResNet, settled
 from torch import Tensor, nn
 
 from edgec.pipeline.compress import aap as aap_module
+from edgec.pipeline.compress import cutting
 from edgec.pipeline.compress.aap import AAP, PruneResult
 from edgec.pipeline.compress.channel_cost import CostUnit
 from edgec.pipeline.compress.count import cost, widths
@@ -292,7 +293,7 @@ def test_large_cut_in_refitted_parts_keeps_more_than_in_one(dense):
 
     def result(part: float) -> PruneResult:
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(aap_module, "PART", part)
+            patch.setattr(cutting, "PART", part)
             settings = PruneSettings(round_to=1, step=0.2)
             return search(dense, Constraints(macs_ratio=0.25), settings).run(recover=untrained, evaluate=right)
 

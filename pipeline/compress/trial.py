@@ -1,0 +1,247 @@
+"""One proposal of the policy, carried out on a real network: cut, measure, recover, evaluate, decide. Finished steps are kept and found."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgec.pipeline.compress import paper, policy
+from edgec.pipeline.compress.channels import Selection
+from edgec.pipeline.compress.count import widths
+from edgec.pipeline.compress.cutting import Cutter, Network, seed_from
+from edgec.pipeline.compress.evidence import accuracy_from, paired_drop, right_from
+from edgec.pipeline.compress.policy import Phase, Propose, Trial
+from edgec.pipeline.compress.rounds import RoundStore
+from edgec.pipeline.compress.surgery import cut
+from edgec.pipeline.core.codec import adapter, digest_of_json, json_from
+from edgec.pipeline.core.errors import TrainingDiverged
+from edgec.pipeline.core.protocols import LatencyProbe
+from edgec.pipeline.core.records import Constraints, Cost, Digest, Estimate, Round
+from edgec.pipeline.stats import paired_difference
+
+Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
+"""Trains a cut network, given the fraction of the cost that was just cut; returns it, or it and the number of images it saw.
+
+It may train the network in place; what it returns has the same structure.
+A TrainingDiverged from it (NaN loss) rejects the round; the search goes on from the last good network.
+"""
+
+Evaluate = Callable[[nn.Module], Any]
+"""For each validation image, in a fixed order, whether the network is right: (n,) booleans, a tensor or an array."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cut:
+    """A network right after surgery: what is kept of a probe."""
+
+    removed: dict[str, tuple[int, ...]]
+    threshold: float
+    exhausted: bool
+    cost: Cost
+    widths: dict[str, int]
+    latency_ratio: Estimate | None
+    latency_s: Estimate | None
+    wall_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trained:
+    """What recovery made of it: what is kept of a trained round, beside its tensors."""
+
+    correct: int = 0
+    drop: Estimate | None = None
+    drop_se: float = 0.0
+    images: int = 0
+    wall_s: float = 0.0
+    failure: str = ""
+
+
+class Trials:
+    """What one search was given, and the networks it has so far."""
+
+    def __init__(
+        self,
+        cutter: Cutter,
+        constraints: Constraints,
+        *,
+        recover: Recover,
+        evaluate: Evaluate,
+        probe: LatencyProbe | None,
+        store: RoundStore | None,
+        recipe: str,
+    ) -> None:
+        self._cutter, self._constraints = cutter, constraints
+        self._recover, self._evaluate, self._probe = recover, evaluate, probe
+        self._store, self._recipe = store, recipe
+        self._right = right_from(evaluate(cutter.dense.module))
+        self.networks = {0: cutter.dense}
+        """Accepted networks by their place in the history."""
+        self._latencies: dict[Digest, tuple[Estimate, Estimate]] = {}
+        """Measured ratio and seconds, by widths: networks of one shape are measured once."""
+        self._tried: set[tuple[Phase, int, Digest]] = set()
+        """Phase, place of the parent in the history, selection."""
+
+    def carry_out(self, step: Propose, index: int) -> tuple[Trial, Round | None]:
+        """The trial at place `index` of the history; no round when it cut nothing or what was cut before."""
+        cutter, network = self._cutter, self.networks[step.parent]
+        done = self._cut(network, step)
+        selection = Selection(groups=network.groups, removed=done.removed)
+        attempt = step.phase, step.parent, selection.digest
+        share = cutter.share(done.cost)
+        trial = Trial(
+            phase=step.phase,
+            parent=step.parent,
+            asked=step.cost_kept if step.threshold is None else share,  # a threshold asks for no cost
+            kept=share,
+            params_ratio=done.cost.parameters / cutter.dense_cost.parameters,
+            macs_ratio=done.cost.macs / cutter.dense_cost.macs,
+            latency=done.latency_ratio,
+            empty=not selection,
+            repeat=attempt in self._tried and not cutter.paper,
+            exhausted=done.exhausted,
+        )
+        if (trial.empty or trial.repeat) and not cutter.paper:
+            return trial, None
+        self._tried.add(attempt)
+        if step.phase is Phase.PROBE:
+            return trial, self._round(trial, index, done)
+        trained, module = self._train(network, step, selection)
+        drop = None if trained.drop is None else trained.drop.value
+        trial = replace(trial, drop=drop, drop_se=trained.drop_se, failure=trained.failure)
+        record = self._round(trial, index, done, trained)
+        if module is None:
+            return trial, record
+        result = cutter.network(module)
+        if record.accepted:
+            self.networks[index] = result
+        return trial, replace(record, checkpoint=result.digest)
+
+    def _cut(self, network: Network, step: Propose) -> _Cut:
+        """Choose channels, remove them, count and, where asked for, measure what is left; or find that this was done before."""
+        measured = self._probe is not None and (step.phase is Phase.TRAIN or self._constraints.latency_ratio is not None)
+        key = self._key(network, "measured" if measured else "cut", step)
+        stored = None if self._store is None else self._store.load(key)
+        if stored is not None:
+            done: _Cut = adapter(_Cut).validate_python(stored[1])
+            if done.latency_ratio is not None and done.latency_s is not None:
+                self._latencies[digest_of_json(done.widths)] = done.latency_ratio, done.latency_s
+            return done
+        started = time.monotonic()
+        selection = self._cutter.selection(network, step)
+        narrow = cut(network.module, selection)
+        shape = digest_of_json(widths(narrow))
+        if self._probe is not None and measured and selection and shape not in self._latencies:
+            self._latencies[shape] = self._probe(narrow)
+        ratio, seconds = self._latencies.get(shape, (None, None))
+        done = _Cut(
+            removed=dict(selection.removed),
+            threshold=selection.threshold,
+            exhausted=selection.exhausted,
+            cost=self._cutter.cost(narrow),
+            widths=widths(narrow),
+            latency_ratio=ratio,
+            latency_s=seconds,
+            wall_s=time.monotonic() - started,
+        )
+        if self._store is not None:
+            self._store.save(key, None, json_from(done))
+        return done
+
+    def _train(self, network: Network, step: Propose, selection: Selection) -> tuple[_Trained, nn.Module | None]:
+        """The cut network after recovery and evaluation; no network when training failed."""
+        key = self._key(network, "train", step)
+        stored = None if self._store is None else self._store.load(key)
+        if stored is not None:
+            tensors, data = stored
+            narrow = cut(network.module, selection)
+            if tensors is not None:
+                narrow.load_state_dict(tensors)
+            return adapter(_Trained).validate_python(data), None if tensors is None else narrow
+        started = time.monotonic()
+        narrow = self._cutter.narrowed(network, step, selection)
+        share = 1 - self._cutter.in_unit(self._cutter.cost(narrow)) / network.cost
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed_from(key))
+                answer = self._recover(narrow, share)
+        except TrainingDiverged as error:
+            answer, failure = None, f"rejected: {error.what}"
+        else:
+            failure = ""
+        module, images = answer if isinstance(answer, tuple) else (answer, 0)
+        if module is not None and (broken := _not_finite(module)):
+            module, failure = None, f"rejected: training left {broken} with values that are not finite"
+        trained = _Trained(failure=failure, images=images)
+        if module is not None:
+            right = right_from(self._evaluate(module), len(self._right))
+            _, error_of_drop = paired_drop(self._right, right)
+            trained = replace(trained, correct=int(right.sum()), drop=paired_difference(self._right, right), drop_se=error_of_drop)
+        trained = replace(trained, wall_s=time.monotonic() - started)
+        if self._store is not None:
+            self._store.save(key, None if module is None else module.state_dict(), json_from(trained))
+        return trained, module
+
+    def _key(self, network: Network, what: str, step: Propose) -> str:
+        """Names a step by everything that its result depends on."""
+        cutter = self._cutter
+        settings = cutter.settings
+        return digest_of_json(
+            {
+                "what": [what, step.cost_kept, step.threshold, step.attempt, cutter.unit, cutter.seed, self._recipe],
+                "networks": [network.digest, cutter.dense.digest],
+                "calibration": cutter.calibration_digest,
+                "settings": [
+                    settings.policy,
+                    settings.criterion,
+                    settings.substeps,
+                    settings.floor,
+                    settings.round_to,
+                    list(settings.protect),
+                    settings.refit,
+                    settings.stream,
+                ],
+            }
+        )
+
+    def _round(self, trial: Trial, index: int, done: _Cut, trained: _Trained | None = None) -> Round:
+        accepted, reason = self._verdict(trial)
+        return Round(
+            index=index,
+            parent=self.networks[trial.parent].digest,
+            checkpoint=None,
+            asked_cost_kept=trial.asked,
+            threshold=done.threshold,
+            cost=done.cost,
+            widths=done.widths,
+            accuracy=None if trained is None or trained.drop is None else accuracy_from(trained.correct, len(self._right)),
+            accuracy_drop=None if trained is None else trained.drop,
+            latency_ratio=done.latency_ratio,
+            latency_s=done.latency_s,
+            accepted=accepted,
+            reason=reason,
+            wall_s=done.wall_s + (0.0 if trained is None else trained.wall_s),
+            trained_images=0 if trained is None else trained.images,
+        )
+
+    def _verdict(self, trial: Trial) -> tuple[bool, str]:
+        if trial.phase is Phase.PROBE:
+            meets = policy.is_small_and_fast(trial, self._constraints, margin=policy.PROBE_MARGIN)
+            return meets, f"probe: {'meets' if meets else 'misses'} the bounds (latency with 3 % in reserve)"
+        accurate = (paper.within_budget if self._cutter.paper else policy.is_accurate)(trial, self._constraints)
+        if trial.drop is None:
+            return accurate, trial.failure
+        bound = self._constraints.accuracy_drop
+        against = "no bound" if bound is None else f"bound {100 * bound:g}"
+        if self._cutter.paper:
+            points = f"drop {100 * trial.drop:.2f} points, {against}; {trial.kept:.3f} of the {self._cutter.unit} kept"
+        else:
+            points = f"drop {100 * trial.drop:.2f} + {100 * trial.drop_se:.2f} (standard error) points, {against}"
+        return accurate, f"{'accepted' if accurate else 'rejected'}: {points}"
+
+
+def _not_finite(module: nn.Module) -> str:
+    """The first tensor with NaN or infinity; empty when there is none."""
+    return next((name for name, tensor in module.state_dict().items() if not bool(torch.isfinite(tensor).all())), "")
