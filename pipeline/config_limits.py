@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from edgec.pipeline.core.records import Provenance
+from edgec.pipeline.core.records import Provenance, Quantity
 from edgec.pipeline.core.registry import names
 from edgec.pipeline.toml_lines import KeyPath
 
@@ -90,10 +90,13 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "min_step": above(0),
         "max_rounds": at_least(1),
         "substeps": at_least(1),
+        "unit": one_of("", "parameters", "macs", "seconds", "joules"),
         "floor": within(0, 1),
+        "rewind": one_of("lr", "weights+lr", "finetune"),
         "round_to": at_least(1),
         "samples": at_least(1),
     },
+    "objective": {"minimise": one_of("", *(each.value for each in Quantity))},
     "quantise": {"tolerance_points": at_least(0), "samples": at_least(1), "epochs": at_least(0), "lr": above(0)},
     "measure": {
         "batch": at_least(1),

@@ -9,34 +9,40 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from edgec.pipeline import stages
+from edgec.pipeline import objective, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import MeasurementError
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.records import Artifact, Estimate
-from edgec.pipeline.core.settings import TargetSettings
-from edgec.pipeline.stats import quantile, ratio_of_medians
+from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Probed
+from edgec.pipeline.core.settings import Config, TargetSettings
+from edgec.pipeline.stats import quantile, ratio_of_estimates, ratio_of_medians, refused
 from edgec.pipeline.work import Work
-from edgec.targets.replies import NetworkJob
+from edgec.profilers.energy import energy_from
+from edgec.targets.replies import NetworkJob, ProfiledNetwork, ProfileRun
 from edgec.targets.session import AgentSession
 
 CALIBRATION_IMAGES = 32
 
 
 class TargetProbe:
-    """protocols.LatencyProbe on a target reached through a session."""
+    """protocols.Probe on a target reached through a session: latency, the file's size and, where the objective asks for it, energy."""
 
     def __init__(self, work: Work, data: stages.Data, session: AgentSession, target: TargetSettings, dense: Artifact) -> None:
         self._work, self._data, self._session, self._target, self._dense = work, data, session, target, dense
         self._inputs = input_file(work, data, dense)
+        self._energy = wants_energy(work.config)
 
-    def __call__(self, candidate: Any) -> tuple[Estimate, Estimate]:
-        """Ratio of medians to the dense network (interval by bootstrap over blocks), and the candidate's median in seconds."""
+    def __call__(self, candidate: Any) -> Probed:
+        """Ratios to the dense network, medians by bootstrap over blocks, joules from the intervals of both.
+
+        Raises:
+            MeasurementError: too few blocks for a ratio of latencies.
+        """
         backend = registry.backend(self._target.backend)
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
             file = Path(folder) / f"candidate.{backend.format}"
             stages.lower_candidate(self._work, self._data, candidate, backend, file, samples=CALIBRATION_IMAGES)
-            candidate_digest = digest_of(file)
+            candidate_digest, size = digest_of(file), file.stat().st_size
             self._session.ship(
                 {
                     candidate_digest: file,
@@ -49,18 +55,60 @@ class TargetProbe:
             NetworkJob(label=label, file=digest, format=backend.format, runtime=backend.name, inputs=self._inputs, threads=settings.threads)
             for label, digest in (("candidate", candidate_digest), ("dense", self._dense.file))
         ]
-        run = self._session.profile(jobs, settings.probe, meter="none", idle_s=0.0, seed=self._work.config.seed)
+        meter = settings.meter if self._energy else "none"
+        run = self._session.profile(jobs, settings.probe, meter=meter, idle_s=0.0, seed=self._work.config.seed)
         networks = {network.label: network for network in run.networks}
-        ours, theirs = networks["candidate"].blocks, networks["dense"].blocks
-        samples = [t / 1e9 for block in ours for t in block]
-        ratio = ratio_of_medians(ours, theirs)
+        ours, theirs = networks["candidate"], networks["dense"]
+        samples = [t / 1e9 for block in ours.blocks for t in block]
+        ratio = ratio_of_medians(ours.blocks, theirs.blocks)
         if ratio.value is None:
             raise MeasurementError(
                 f"a candidate cannot be measured on {self._target.name}: {ratio.reason}",
                 hint="give it more time: [measure.probe] max_time_s",
-                context={"target": self._target.name, "blocks": len(ours)},
+                context={"target": self._target.name, "blocks": len(ours.blocks)},
             )
-        return ratio, quantile(samples, 0.5)
+        energy = self._joules(run, ours), self._joules(run, theirs)
+        return Probed(
+            latency_ratio=ratio,
+            latency_s=quantile(samples, 0.5),
+            energy_ratio=ratio_of_estimates(*energy),
+            energy_j=energy[0],
+            size_bytes=size,
+            size_ratio=size / self._dense.size_bytes,
+        )
+
+    def _joules(self, run: ProfileRun, network: ProfiledNetwork) -> Estimate:
+        """Gross joules per inference, or why they are not known."""
+        if not self._energy:
+            return refused("the objective does not ask for energy")
+        if run.trace is None:
+            return refused(f"{self._target.name} gave no meter's trace: {run.trace_reason}")
+        return energy_from(run.trace, network.spans, [len(block) for block in network.blocks]).gross_j
+
+
+class SizeProbe:
+    """protocols.Probe without a target: the size of the file alone."""
+
+    def __init__(self, work: Work, data: stages.Data, backend: str, dense: Checkpoint) -> None:
+        self._work, self._data, self._backend = work, data, registry.backend(backend)
+        self._dense = self._size(stages.network(work, dense))
+
+    def __call__(self, candidate: Any) -> Probed:
+        """Bytes of the candidate in the form in which it would be deployed, over the dense network's in that form."""
+        size = self._size(candidate)
+        return Probed(size_bytes=size, size_ratio=size / self._dense)
+
+    def _size(self, network: Any) -> int:
+        with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+            file = Path(folder) / f"candidate.{self._backend.format}"
+            stages.lower_candidate(self._work, self._data, network, self._backend, file, samples=CALIBRATION_IMAGES)
+            return file.stat().st_size
+
+
+def wants_energy(config: Config) -> bool:
+    """Whether candidates are measured with a meter: energy is bounded, or is the price of a channel."""
+    constraints = objective.asked(config.objective)
+    return constraints.energy_ratio is not None or config.prune.unit == "joules"
 
 
 def input_file(work: Work, data: stages.Data, artifact: Artifact) -> str:

@@ -1,29 +1,39 @@
 """The pruning stage: AAP with the training loop and, where latency is asked for, the device in it."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgec.pipeline import objective, stages
+from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.errors import ConfigError
-from edgec.pipeline.core.protocols import LatencyProbe
-from edgec.pipeline.core.records import Checkpoint, Round, Search, Split, TargetFacts
+from edgec.pipeline.core.files import digest_of
+from edgec.pipeline.core.protocols import Probe
+from edgec.pipeline.core.records import Checkpoint, Constraints, Round, Search, Split, TargetFacts
+from edgec.pipeline.probe import SizeProbe, wants_energy
 from edgec.pipeline.work import Work, plain
 
+if TYPE_CHECKING:
+    from edgec.pipeline.compress.cost_table import CostTable
+    from edgec.pipeline.compress.rounds import RoundFolder
 
-def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, facts: TargetFacts | None, backend: str) -> Search:
+MEASURED_UNITS = ("seconds", "joules")
+"""Values of [prune] unit that take a table measured on the target."""
+
+
+def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None, facts: TargetFacts | None, backend: str) -> Search:
     """Prune the dense network to the configured objective; the rounds, probes among them, are kept and a killed search resumes.
 
     Raises:
-        ConfigError: latency is asked for and there is no target to measure on.
-        CompressionError: nothing can be pruned, or the objective asks the impossible.
+        ConfigError: something is asked for that there is no target, or on the target no meter, to measure with.
+        CompressionError: nothing can be pruned, or the objective contradicts itself.
     """
-    constraints = objective.parse(work.config.objective.subject_to)
-    if constraints.latency_ratio is not None and probe is None:
-        raise ConfigError(
-            "the objective bounds latency, and there is no target to measure it on", hint='name one: --target, or [objective] on = "…"'
-        )
+    constraints = objective.asked(work.config.objective)
+    _require_measurable(work, constraints, probe, facts)
+    if probe is None and constraints.size_ratio is not None:
+        probe = SizeProbe(work, data, backend, dense)
     if work.config.train.label_weight == 0 and work.config.train.distill_weight == 0:
         raise ConfigError("[train] label_weight and distill_weight are both 0", hint="one of them says what recovery learns from")
     place = None if probe is None or facts is None else _identity(work, facts, backend)
@@ -35,9 +45,28 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe
         "quantise": plain(work.config.quantise) if place else None,
         "objective": objective.text(constraints),
         "target": place,
+        "rewind_to": None if work.config.prune.rewind_weights is None else digest_of(_rewind_file(work)),
         "seed": work.config.seed,
     }
-    return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, digest_of_json(inputs)))
+    return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, backend, digest_of_json(inputs)))
+
+
+def _require_measurable(work: Work, constraints: Constraints, probe: Probe | None, facts: TargetFacts | None) -> None:
+    unit = work.config.prune.unit
+    if probe is None and (objective.needs_target(constraints) or unit in MEASURED_UNITS):
+        what = f"[prune] unit is {unit}" if unit in MEASURED_UNITS else f"the objective is {objective.text(constraints)}"
+        raise ConfigError(f"{what}, and there is no target to measure it on", hint='name one: --target, or [objective] on = "…"')
+    if probe is None or facts is None or not wants_energy(work.config):
+        return
+    reasons = [f"{meter.name}: {meter.reason}" for meter in facts.meters if not meter.usable]
+    if work.config.measure.meter == "none":
+        reasons = ['[measure] meter = "none"']
+    elif any(meter.usable for meter in facts.meters):
+        return
+    raise ConfigError(
+        f"energy is asked for, and {facts.board} has no usable meter ({'; '.join(reasons) or 'none is known there'})",
+        hint="bound latency_p50 or macs instead, or take a target with a meter: edgec doctor lists them",
+    )
 
 
 def _identity(work: Work, facts: TargetFacts, backend: str) -> dict[str, object]:
@@ -51,22 +80,27 @@ def _identity(work: Work, facts: TargetFacts, backend: str) -> dict[str, object]
         "cores": facts.cores,
         "runtimes": runtimes,
         "probe": plain(work.config.measure.probe),
+        "meter": work.config.measure.meter if wants_energy(work.config) else "none",
         "batch": work.config.measure.batch,
         "threads": work.config.measure.threads,
     }
 
 
-def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProbe | None, recipe: str) -> Search:
+def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None, backend: str, recipe: str) -> Search:
     import torch
 
     from edgec.pipeline.compress.aap import AAP
     from edgec.pipeline.compress.losses import distill_loss
+    from edgec.pipeline.compress.recovery import plan_from, words
     from edgec.pipeline.compress.rounds import RoundFolder
-    from edgec.pipeline.compress.train import Plan, Samples, device_of, fit
+    from edgec.pipeline.compress.train import Samples, device_of, fit
 
-    settings, constraints = work.config.train, objective.parse(work.config.objective.subject_to)
+    settings, constraints = work.config.train, objective.asked(work.config.objective)
+    prune = work.config.prune
+    if prune.round_to is None:
+        prune = replace(prune, round_to=registry.backend(backend).channel_multiple)
     module = stages.network(work, dense)
-    images, labels = stages.calibration(data, work.config.prune.samples)
+    images, labels = stages.calibration(data, prune.samples)
     train_images, train_labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=train_images, labels=train_labels, preprocess=data.spec.preprocess)
     folder = work.store.unfinished / recipe[:16]
@@ -74,25 +108,36 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
         shutil.rmtree(folder)
     device_of(settings)
     loss = distill_loss(module, label_weight=settings.label_weight, distill_weight=settings.distill_weight)
+    plan = plan_from(settings, prune.rewind, seed=work.config.seed, depends_on=(recipe,))
+    rounds = RoundFolder(folder / "rounds")
 
     def recover(network: Any, _cut: float) -> tuple[Any, int]:
-        plan = Plan(name="recover", epochs=settings.epochs, lr=settings.lr, seed=work.config.seed, depends_on=(recipe,))
         result = fit(network, samples, loss=loss, plan=plan, settings=settings, events=work.events, work=folder)
         return network, result.images_seen
 
     def evaluate(network: Any) -> Any:
         return stages.correct_of(network, data, Split.VALIDATION)
 
+    example = torch.from_numpy(images[:1])
     aap = AAP(
         module,
-        torch.from_numpy(images[:1]),
+        example,
         calibration=(torch.from_numpy(images), torch.from_numpy(labels)),
         constraints=constraints,
-        settings=work.config.prune,
+        settings=prune,
+        table=None if probe is None else _table(work, module, example, probe, rounds),
+        rewind_to=None if prune.rewind_weights is None else _rewind_to(work),
         seed=work.config.seed,
     )
-    rounds = RoundFolder(folder / "rounds")
-    result = aap.run(recover=recover, evaluate=evaluate, probe=probe, on_round=lambda each: _tell(work, each), store=rounds, recipe=recipe)
+    result = aap.run(
+        recover=recover,
+        evaluate=evaluate,
+        probe=probe,
+        on_round=lambda each: _tell(work, each),
+        store=rounds,
+        recipe=recipe,
+        recovery=words(settings, plan),
+    )
     chosen = record_id(dense)
     if result.chosen:
         finished = _finish(work, result.module, samples, loss, folder, recipe)
@@ -110,6 +155,41 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     )
 
 
+def _table(work: Work, module: Any, example: Any, probe: Probe, rounds: "RoundFolder") -> "CostTable | None":
+    """Where the price of a channel is measured: the table, kept beside the rounds so that a resumed search has the same one."""
+    from edgec.pipeline.compress.channel_cost import CostUnit
+    from edgec.pipeline.compress.cost_table import CostTable, measure_table
+    from edgec.pipeline.core.codec import adapter, json_from
+
+    settings = work.config.prune
+    if settings.unit not in MEASURED_UNITS:
+        return None
+    kept = rounds.load("cost-table")
+    if kept is not None:
+        table: CostTable = adapter(CostTable).validate_python(kept[1])
+        return table
+    with work.events.stage("cost table"):
+        table = measure_table(module, example, probe, unit=CostUnit(settings.unit), protect=settings.protect, stream=settings.stream)
+    rounds.save("cost-table", None, json_from(table))
+    return table
+
+
+def _rewind_file(work: Work) -> Path:
+    file = work.config.prune.rewind_weights
+    assert file is not None
+    if not file.is_file():
+        raise ConfigError(
+            f"[prune] rewind_weights: there is no file {file}", hint="a safetensors file of the dense network's early weights"
+        )
+    return file
+
+
+def _rewind_to(work: Work) -> Any:
+    from edgec.models.build import load_tensors
+
+    return load_tensors(_rewind_file(work))
+
+
 def _finish(work: Work, module: Any, samples: Any, loss: Any, folder: Path, recipe: str) -> Any:
     """Extra epochs for the chosen network, where the recipe asks for them."""
     from edgec.pipeline.compress.train import Plan, fit
@@ -123,7 +203,8 @@ def _finish(work: Work, module: Any, samples: Any, loss: Any, folder: Path, reci
 
 def _tell(work: Work, each: Round) -> None:
     latency = "" if each.latency_ratio is None or each.latency_ratio.value is None else f", latency {each.latency_ratio.value:.2f} x dense"
-    work.events.note(f"round {each.index}: {each.cost.parameters:,} parameters{latency}, {each.reason}")
+    energy = "" if each.energy_ratio is None or each.energy_ratio.value is None else f", energy {each.energy_ratio.value:.2f} x dense"
+    work.events.note(f"round {each.index}: {each.cost.parameters:,} parameters{latency}{energy}, {each.reason}")
 
 
 def _parameters(work: Work) -> dict[str, object]:

@@ -10,7 +10,7 @@ from edgec.pipeline.cli.jobs import FRESH, goal_target, work_of
 
 
 @click.command(cls=Command, epilog="Example: edgec compress --target localhost --output pruned.safetensors")
-@click.option("--target", "name", metavar="NAME", help="Where latency is measured, if the objective bounds it.")
+@click.option("--target", "name", metavar="NAME", help="Where latency and energy are measured, if the objective bounds them.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write the weights (safetensors) here.")
 @FRESH
 def command(context: Context, *, name: str | None, output: Path | None, fresh: bool) -> Outcome:
@@ -25,7 +25,8 @@ def command(context: Context, *, name: str | None, output: Path | None, fresh: b
     from edgec.targets.session import open_session
 
     with work_of(context, fresh=fresh) as work:
-        needed = objective.parse(work.config.objective.subject_to).latency_ratio is not None and work.config.prune.enabled
+        measured = objective.needs_target(objective.asked(work.config.objective)) or work.config.prune.unit in ("seconds", "joules")
+        needed = measured and work.config.prune.enabled
         target = goal_target(work.config, name) if needed or name else None
         with nullcontext(None) if target is None else open_session(target, events=work.events) as session:
             result = loop.compress(work, target, session, None if session is None else session.facts())

@@ -24,15 +24,16 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from edgec.pipeline.compress import paper, policy
+from edgec.pipeline.compress import goal, paper, policy
 from edgec.pipeline.compress.channel_cost import CostUnit
 from edgec.pipeline.compress.channels import Groups
+from edgec.pipeline.compress.cost_table import CostTable
 from edgec.pipeline.compress.cutting import Cutter
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
 from edgec.pipeline.compress.rounds import RoundStore
 from edgec.pipeline.compress.trial import Evaluate, Recover, Trials
 from edgec.pipeline.core.errors import CompressionError
-from edgec.pipeline.core.protocols import LatencyProbe
+from edgec.pipeline.core.protocols import Probe
 from edgec.pipeline.core.records import Constraints, Round
 from edgec.pipeline.core.settings import PruneSettings
 
@@ -59,10 +60,14 @@ class AAP:
         model: the dense network; it is not changed.
         example_input: with its batch dimension.
         calibration: training images as the network takes them, and their labels, a teacher's probabilities, or None.
-        unit: what is minimised, and what one step is a share of. By default MACs where latency or only MACs are bounded, else parameters.
+        unit: what a channel's price is counted in and one step is a share of. By default `settings.unit`, else the table's, else what the
+            objective asks for (`goal.unit_of`).
+        table: of measured costs, for the units seconds and joules (`cost_table.measure_table`).
+        rewind_to: the dense network's state dict of an early epoch, for `settings.rewind` "weights+lr".
 
     Raises:
-        CompressionError: nothing can be pruned, the objective asks nothing or the impossible, the criterion is not known or needs labels.
+        CompressionError: nothing can be pruned, the objective asks nothing, contradicts itself or asks the impossible, the criterion is not
+            known or needs labels, unit and table do not fit.
         ModelError: the network cannot run or cannot be traced.
     """
 
@@ -74,20 +79,31 @@ class AAP:
         calibration: tuple[Tensor, Tensor | None],
         constraints: Constraints,
         settings: PruneSettings | None = None,
-        unit: CostUnit | None = None,
+        unit: CostUnit | str | None = None,
+        table: CostTable | None = None,
+        rewind_to: Mapping[str, Tensor] | None = None,
         seed: int = 0,
     ) -> None:
-        self._constraints = _checked(constraints)
-        self._settings = settings or PruneSettings()
-        if self._settings.policy not in ("cost", "paper"):
-            raise CompressionError(f"there is no policy {self._settings.policy!r}", hint="known: cost, paper")
-        if self._settings.policy == "paper" and constraints.latency_ratio is not None:
+        self._constraints, self._settings = constraints, settings or PruneSettings()
+        _require_known(self._settings)
+        is_paper = self._settings.policy == "paper"
+        goal.require_sense(constraints, paper=is_paper)
+        if (self._settings.rewind == "weights+lr") != (rewind_to is not None):
             raise CompressionError(
-                "the paper's policy knows no measured latency", hint='bound macs instead, or set [prune] policy = "cost"'
+                'rewind = "weights+lr" and the weights of an early epoch (rewind_to) go together; only one of them is given',
+                hint="pass rewind_to=, the dense network's state dict of that epoch" if rewind_to is None else 'set rewind = "weights+lr"',
             )
-        by_macs = constraints.latency_ratio is not None or (constraints.macs_ratio is not None and constraints.params_ratio is None)
-        unit = unit or (CostUnit.MACS if by_macs else CostUnit.PARAMETERS)
-        self._cutter = Cutter(model, example_input, calibration=calibration, settings=self._settings, unit=unit, seed=seed)
+        unit = _unit(unit or self._settings.unit or (table.unit if table else goal.unit_of(constraints)))
+        if unit.measured != (table is not None) or (table is not None and table.unit is not unit):
+            raise CompressionError(
+                f"the unit is {unit}, and there is {'no cost table' if table is None else f'a cost table in {table.unit}'}",
+                hint="measure one: edgec.pipeline.compress.cost_table.measure_table",
+            )
+        if is_paper and unit.measured:
+            raise CompressionError("the paper's policy counts parameters or MACs", hint=f'not {unit}; or set [prune] policy = "cost"')
+        self._cutter = Cutter(
+            model, example_input, calibration=calibration, settings=self._settings, unit=unit, table=table, early=rewind_to, seed=seed
+        )
 
     @property
     def groups(self) -> Groups:
@@ -98,11 +114,12 @@ class AAP:
         self,
         *,
         recover: Recover,
-        evaluate: Evaluate,
-        probe: LatencyProbe | None = None,
+        evaluate: Evaluate | None,
+        probe: Probe | None = None,
         on_round: Callable[[Round], None] | None = None,
         store: RoundStore | None = None,
         recipe: str = "",
+        recovery: str = "",
     ) -> PruneResult:
         """Search until the policy stops.
 
@@ -110,19 +127,41 @@ class AAP:
         gives what an uninterrupted one gives.
 
         Args:
-            probe: measures a network right after surgery; needed for a latency bound.
+            evaluate: may be None where accuracy is not bounded, for instance without labels.
+            probe: measures a network right after surgery; needed for a bound on latency, energy or size.
             on_round: called after each probe and each trained round, also for those found in `store`.
             store: where finished steps are kept, and found again by a run that resumes.
             recipe: names everything outside of this class that the results depend on: the training settings, the validation images,
                 the target of the probe. Kept steps of another recipe are not used.
+            recovery: what `recover` does, in words, for the rounds' records. With the rewind mode "finetune" it is `recover` that takes a
+                short way at a small rate; here the mode is only recorded.
 
         Raises:
-            CompressionError: a latency bound without a probe, an answer of `evaluate` that is not one value per image, scores that
-                are not finite. Whatever `recover` (but its TrainingDiverged), `evaluate` or `probe` raise.
+            MeasurementError: the probe does not know what is bounded, such as energy without a meter; said before any training.
+            CompressionError: such a bound without a probe, an accuracy bound without `evaluate`, an answer of `evaluate` that is not one
+                value per image, scores that are not finite. Whatever `recover` (but its TrainingDiverged), `evaluate` or `probe` raise.
         """
-        if self._constraints.latency_ratio is not None and probe is None:
-            raise CompressionError("a latency bound needs a probe that measures candidates", hint="pass probe=, or bound MACs instead")
-        trials = Trials(self._cutter, self._constraints, recover=recover, evaluate=evaluate, probe=probe, store=store, recipe=recipe)
+        if probe is None and goal.needs_probe(self._constraints):
+            asked = " and ".join(quantity for quantity in goal.MEASURED if quantity in goal.bounds(self._constraints))
+            raise CompressionError(
+                f"a bound on {asked} needs a probe that measures candidates",
+                hint="pass probe=; without one, latency and energy are reachable as macs only, and size as params",
+            )
+        if evaluate is None and self._constraints.accuracy_drop is not None:
+            raise CompressionError(
+                "the objective bounds the accuracy drop, and there is no evaluate to tell it by",
+                hint="pass evaluate=, which needs labelled validation images, or bound only params, macs, size, latency_p50 or energy",
+            )
+        trials = Trials(
+            self._cutter,
+            self._constraints,
+            recover=recover,
+            evaluate=evaluate,
+            probe=probe,
+            store=store,
+            recipe=recipe,
+            recovery=recovery,
+        )
         history = [Trial(phase=Phase.DENSE, parent=0, asked=1.0, kept=1.0)]
         rounds: list[Round] = []
         next_step = (paper if self._cutter.paper else policy).next_step
@@ -143,13 +182,15 @@ class AAP:
         )
 
 
-def _checked(constraints: Constraints) -> Constraints:
-    bounds = {"latency_ratio": constraints.latency_ratio, "params_ratio": constraints.params_ratio, "macs_ratio": constraints.macs_ratio}
-    if constraints.accuracy_drop is None and all(bound is None for bound in bounds.values()):
-        raise CompressionError("the objective asks nothing", hint='for example [objective] subject_to = ["accuracy_drop <= 1.0"]')
-    for name, bound in bounds.items():
-        if bound is not None and not bound > 0:
-            raise CompressionError(f"no network meets {name} <= {bound:g}", hint="ratios are kept over dense and greater than 0")
-    if constraints.accuracy_drop is not None and not constraints.accuracy_drop >= 0:
-        raise CompressionError(f"accuracy_drop <= {constraints.accuracy_drop:g} asks for a gain", hint="ask for 0 or more")
-    return constraints
+def _require_known(settings: PruneSettings) -> None:
+    for name, known in (("policy", ("cost", "paper")), ("rewind", ("lr", "weights+lr", "finetune"))):
+        value = getattr(settings, name)
+        if value not in known:
+            raise CompressionError(f"there is no {name} {value!r}", hint=f"known: {', '.join(known)}")
+
+
+def _unit(name: str) -> CostUnit:
+    try:
+        return CostUnit(name)
+    except ValueError as error:
+        raise CompressionError(f"there is no unit {name!r}", hint=f"known: {', '.join(CostUnit)}") from error

@@ -15,10 +15,17 @@ Widths = Mapping[str, int]
 
 
 class CostUnit(StrEnum):
-    """What is counted."""
+    """What is counted, or measured through a cost table (`cost_table.py`)."""
 
     PARAMETERS = "parameters"
     MACS = "macs"
+    SECONDS = "seconds"
+    JOULES = "joules"
+
+    @property
+    def measured(self) -> bool:
+        """Whether it takes a cost table."""
+        return self in (CostUnit.SECONDS, CostUnit.JOULES)
 
 
 class ChannelCost(Protocol):

@@ -1,12 +1,14 @@
 """A network that may be cut, and how: its groups, the price of a channel, its scores, and cuts made in re-fitted parts."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor, nn
 
-from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
+from edgec.pipeline.compress.channel_cost import ChannelCost, CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Group, Groups, Selection
+from edgec.pipeline.compress.cost_table import CostTable, TableCost, require_of
 from edgec.pipeline.compress.count import cost, device_of, layers
 from edgec.pipeline.compress.groups import OUTPUT, find_groups
 from edgec.pipeline.compress.paper import select_below
@@ -15,7 +17,7 @@ from edgec.pipeline.compress.refit import refit
 from edgec.pipeline.compress.rounds import digest_of_tensors
 from edgec.pipeline.compress.scores import Calibration, Scores, attention, criterion
 from edgec.pipeline.compress.selection import floors, select
-from edgec.pipeline.compress.surgery import cut, kept
+from edgec.pipeline.compress.surgery import copy_of, cut, kept
 from edgec.pipeline.core.codec import digest_of_json
 from edgec.pipeline.core.errors import CompressionError
 from edgec.pipeline.core.records import Cost, Digest
@@ -25,6 +27,9 @@ PART = 0.7
 """Cost kept by one part of a larger cut. VGG-8 at 0.31 of its MACs after 4 epochs of recovery: 1.7 points lost (test 1.8) when cut at once,
 1.2 (0.9) when re-fitted and scored anew after each of three parts."""
 
+ROUND_TO = 4
+"""Widths are multiples of this where neither the settings nor a backend say otherwise: what vector units of four floats fill."""
+
 
 @dataclass(slots=True, kw_only=True)
 class Network:
@@ -33,7 +38,9 @@ class Network:
     module: nn.Module
     digest: Digest
     groups: Groups
-    price: CountedCost
+    price: ChannelCost
+    early: nn.Module | None = None
+    """The same channels with the weights that recovery goes back to."""
     scores: Scores | None = None
     next: "Network | None" = None
     """After one part of a larger cut, re-fitted; itself when the floors leave nothing to cut."""
@@ -62,9 +69,11 @@ class Cutter:
         calibration: tuple[Tensor, Tensor | None],
         settings: PruneSettings,
         unit: CostUnit,
+        table: CostTable | None,
+        early: Mapping[str, Tensor] | None,
         seed: int,
     ) -> None:
-        self.settings, self.unit, self.seed = settings, unit, seed
+        self.settings, self.unit, self.table, self.seed = settings, unit, table, seed
         self.paper = settings.policy == "paper"
         self._example = example.to(device_of(model))
         self._shape = tuple(example.shape[1:])
@@ -75,39 +84,54 @@ class Cutter:
         self._criterion = partial(attention, relative=False) if self.paper else criterion(settings.criterion)
         self.dense_cost = cost(model, self._shape)
         self.dense = self.network(model)
+        self.dense.early = None if early is None else _with_weights(model, early)
+        self.early_digest = None if early is None else digest_of_tensors(early)
         if not self.dense.groups.prunable:
             reasons = "; ".join(f"{name}: {why}" for name, why in self.dense.groups.protected.items())
             raise CompressionError("nothing in this network can be pruned", hint=reasons or "it has no convolution or linear layer")
         classes = max((g.channels for g in self.dense.groups if g.reason == OUTPUT), default=0)
-        self._floors = floors(self.dense.groups, fraction=settings.floor, classes=classes)
+        self._floors = _raised(floors(self.dense.groups, fraction=settings.floor, classes=classes), settings.floors)
+        if table is not None:
+            require_of(table, self.dense.groups)
 
     def network(self, module: nn.Module) -> Network:
         """Trace a network for its groups and their price."""
         groups = find_groups(module, self._example, protect=self.settings.protect, stream=self.settings.stream)
-        price = CountedCost(layers(module, self._shape), groups, self.unit, total=self.in_unit(cost(module, self._shape)))
-        return Network(module=module, digest=digest_of_tensors(module.state_dict()), groups=groups, price=price)
+        return Network(module=module, digest=digest_of_tensors(module.state_dict()), groups=groups, price=self._price(module, groups))
+
+    def _price(self, module: nn.Module, groups: Groups) -> ChannelCost:
+        if self.table is not None:
+            return TableCost(self.table, groups)
+        counted = self.cost(module)
+        total = counted.parameters if self.unit is CostUnit.PARAMETERS else counted.macs
+        return CountedCost(layers(module, self._shape), groups, self.unit, total=total)
 
     def cost(self, module: nn.Module) -> Cost:
         """By tracing."""
         return cost(module, self._shape)
 
-    def in_unit(self, counted: Cost) -> int:
-        """The part of a cost that the search goes by."""
-        return counted.parameters if self.unit is CostUnit.PARAMETERS else counted.macs
-
-    def share(self, counted: Cost) -> float:
-        """Of the dense network's, in the unit of the search."""
-        return self.in_unit(counted) / self.in_unit(self.dense_cost)
+    def share(self, network: Network, selection: Selection) -> float:
+        """What is left of a network after a cut, over the dense network, in the unit of the search."""
+        left = {g.name: g.channels - len(selection.removed.get(g.name, ())) for g in network.groups.prunable}
+        return network.price.total(left) / self.dense.cost
 
     def selection(self, network: Network, step: Propose) -> Selection:
         """The channels that a proposal takes from a network, all parts as one."""
         return self._whole(network, *self._last_part(network, step))
 
     def narrowed(self, network: Network, step: Propose, selection: Selection) -> nn.Module:
-        """The network that training starts from: cut and, where the settings say so, re-fitted."""
+        """The network that training starts from: cut, then re-fitted or with the weights of an early epoch, as the settings say."""
+        if network.early is not None:
+            return cut(network.early, selection)
         if self.settings.refit and not self.paper:
             return self._refitted(*self._last_part(network, step))
         return cut(network.module, selection)
+
+    def accept(self, network: Network, selection: Selection, module: nn.Module) -> Network:
+        """What training made of a cut of `network`, as one that may be cut in turn."""
+        result = self.network(module)
+        result.early = None if network.early is None else cut(network.early, selection)
+        return result
 
     def _last_part(self, network: Network, step: Propose) -> tuple[Network, Selection]:
         """What goes last on the way to this cost, and from which network.
@@ -115,8 +139,9 @@ class Cutter:
         With the re-fit, a large cut is made in parts of `PART`, each re-fitted and its channels scored anew; else in one.
         """
         if step.threshold is not None:
+            assert isinstance(network.price, CountedCost)  # goal.require_sense and AAP refuse the paper's policy with a table
             return network, select_below(network.groups, self._scores(network), network.price, threshold=step.threshold, floor=self._floors)
-        target = step.cost_kept * self.in_unit(self.dense_cost)
+        target = step.cost_kept * self.dense.cost
         part = network
         while self.settings.refit and target < PART * part.cost:
             following = part.next = part.next or self._after_part(part)
@@ -163,10 +188,34 @@ class Cutter:
             target=target,
             floor=self._floors,
             substeps=self.settings.substeps,
-            round_to=self.settings.round_to,
+            round_to=self.settings.round_to or ROUND_TO,
         )
 
 
 def seed_from(digest: Digest) -> int:
     """A seed that depends on all that a digest stands for."""
     return int(digest[:15], 16)
+
+
+def _with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of the network with other weights."""
+    early = copy_of(model)
+    try:
+        early.load_state_dict(dict(weights))
+    except RuntimeError as error:
+        raise CompressionError(
+            "the weights to rewind to are not of this network",
+            hint="give the dense network's state dict of an early epoch",
+            context={"cause": str(error)},
+        ) from error
+    return early
+
+
+def _raised(floor: Mapping[str, int], least: Mapping[str, int]) -> dict[str, int]:
+    """The floors with those that the settings give for single groups, where these are higher."""
+    unknown = [name for name in least if name not in floor]
+    if unknown:
+        raise CompressionError(
+            f"[prune] floors: there is no group {', '.join(map(repr, unknown))} to cut", hint=f"there are {', '.join(floor)}"
+        )
+    return {name: max(width, least.get(name, 0)) for name, width in floor.items()}

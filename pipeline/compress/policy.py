@@ -4,9 +4,13 @@ The control variable is ln(cost kept); the threshold on scores follows from it. 
 
 - Only an accuracy bound: cut as far as it allows. A step keeps `step` of the cost; a rejected network closes the bracket
   [last good, mildest bad] and the next step is at most half of it in ln, always from the last good network.
-- Bounds on latency or size (an accuracy bound may stand beside them): find the mildest cut that meets them, by PROBES, which are
+- Bounds on latency, energy or size (an accuracy bound may stand beside them): find the mildest cut that meets them, by PROBES, which are
   cut and measured but not trained; then reach it in trained rounds, each keeping at least `step` of the cost. After every
   trained round the probes start again from the network at hand, so that the cut moves on measurements before training is spent.
+  A rejected round halves the step; a rejected cut of less than `GENTLE` from the last good network ends the search: the bounds lie
+  beyond it, and the last good network is the nearest.
+
+Where a cost is to be minimised within such bounds, the first goal follows once they are met, among networks that meet them.
 
 The first trial of a history is the dense network. No selection is ever tried twice: one that repeats comes back as a REPEAT with
 the earlier outcome, costs nothing, and closes the bracket.
@@ -17,13 +21,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from edgec.pipeline.core.records import Constraints, Estimate
+from edgec.pipeline.compress.goal import bounds
+from edgec.pipeline.core.records import Constraints, Estimate, Quantity
 from edgec.pipeline.core.settings import PruneSettings
 
 PROBE_MARGIN = 0.97
 """A probe must meet this share of the latency bound, since the network that follows is measured again."""
 PROBE_STEP = 0.7
 """Cost kept by the next probe while none has met the bounds."""
+GENTLE = 0.1
+"""In ln(cost kept): a cut that is no larger is not made up of gentler ones."""
 MAX_PROBES = 14
 """Of one parent; more cannot halve the bracket further than `min_step`."""
 
@@ -49,6 +56,10 @@ class Trial:
     macs_ratio: float = 1.0
     latency: Estimate | None = None
     """Ratio to the dense network; None when it was not measured."""
+    energy: Estimate | None = None
+    """Likewise."""
+    size_ratio: float | None = None
+    """Of the file; None when none was made."""
     drop: float | None = None
     """Of accuracy, a fraction, paired with the dense network; None when the network was not trained, or training failed."""
     drop_se: float = 0.0
@@ -88,12 +99,7 @@ class Stop:
 def next_step(history: Sequence[Trial], settings: PruneSettings, constraints: Constraints) -> Propose | Stop:
     """What to do after this history, whose first entry is the dense network."""
     search = _Search(tuple(history), settings, constraints)
-    return search.within_bounds() if has_bounds(constraints) else search.as_far_as_accuracy_allows()
-
-
-def has_bounds(constraints: Constraints) -> bool:
-    """Whether latency or size is bounded."""
-    return any(bound is not None for bound in (constraints.latency_ratio, constraints.params_ratio, constraints.macs_ratio))
+    return search.within_bounds() if bounds(constraints) else search.as_far_as_accuracy_allows()
 
 
 def is_accurate(trial: Trial, constraints: Constraints) -> bool:
@@ -104,17 +110,20 @@ def is_accurate(trial: Trial, constraints: Constraints) -> bool:
 
 
 def is_small_and_fast(trial: Trial, constraints: Constraints, *, margin: float = 1.0) -> bool:
-    """Sizes are within their bounds, and the upper end of the latency's interval is within `margin` of its own."""
-    if constraints.params_ratio is not None and trial.params_ratio > constraints.params_ratio:
-        return False
-    if constraints.macs_ratio is not None and trial.macs_ratio > constraints.macs_ratio:
-        return False
-    if constraints.latency_ratio is None:
-        return True
+    """Sizes are within their bounds, and the upper ends of the intervals of latency and energy within `margin` of theirs."""
     if trial.phase is Phase.DENSE:
-        return constraints.latency_ratio >= 1
-    high = None if trial.latency is None else trial.latency.high
-    return high is not None and high <= margin * constraints.latency_ratio
+        return all(bound >= 1 for bound in bounds(constraints).values())
+    exact = {Quantity.PARAMS: trial.params_ratio, Quantity.MACS: trial.macs_ratio, Quantity.SIZE: trial.size_ratio}
+    sampled = {Quantity.LATENCY: trial.latency, Quantity.ENERGY: trial.energy}
+    for quantity, bound in bounds(constraints).items():
+        if quantity in exact:
+            seen, limit = exact[quantity], bound
+        else:
+            estimate = sampled[quantity]
+            seen, limit = None if estimate is None else estimate.high, margin * bound
+        if seen is None or seen > limit:
+            return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +144,9 @@ class _Search:
         return [t for t in self.history if t.phase is Phase.TRAIN and not t.repeat and not t.empty]
 
     def good(self) -> int:
-        """The last accepted network: the dense one at first."""
-        return max(i for i, t in enumerate(self.history) if t.phase is not Phase.PROBE and self._accepted(t))
+        """The last accepted network: the dense one at first. Once one meets the bounds, the last that does."""
+        accepted = [i for i, t in enumerate(self.history) if t.phase is not Phase.PROBE and self._accepted(t)]
+        return max([i for i in accepted if is_small_and_fast(self.history[i], self.constraints)] or accepted)
 
     def _accepted(self, trial: Trial) -> bool:
         return not trial.repeat and not trial.empty and is_accurate(trial, self.constraints)
@@ -153,7 +163,11 @@ class _Search:
         if any(t.empty for t in tried):
             return Stop(chosen=good, met=True, reason="nothing more to cut: the floors hold every width")
         step = self.stride
-        rejected = [t.asked if t.repeat else t.kept for t in self.history if t.phase is Phase.TRAIN and not self._accepted(t)]
+        rejected = [
+            t.asked if t.repeat else t.kept
+            for t in self.history
+            if t.phase is Phase.TRAIN and not (self._accepted(t) and is_small_and_fast(t, self.constraints))
+        ]
         bad = [kept for kept in rejected if kept < base]  # one that is not smaller was refuted by a network that was accepted
         if bad:
             step = min(step, math.log(base / max(bad)) / 2)
@@ -169,6 +183,8 @@ class _Search:
         good = self.good()
         network = self.history[good]
         if is_small_and_fast(network, self.constraints):
+            if self.constraints.minimise not in (None, Quantity.ACCURACY_DROP):
+                return self.as_far_as_accuracy_allows()
             reason = "the dense network meets the objective" if good == 0 else "the network meets every bound"
             return Stop(chosen=good, met=True, reason=reason)
         probe = self._next_probe(good)
@@ -181,6 +197,11 @@ class _Search:
     def _towards(self, good: int, goal: int) -> Propose | Stop:
         """A trained round from `good` on the way to the cost of probe `goal`."""
         base, asked = self.history[good].kept, self.history[goal].asked
+        tried = [t for _, t in self.of(good, Phase.TRAIN)]
+        if any(t.repeat or t.empty for t in tried):
+            return self._short(good, "cuts in between are the same as ones that failed")
+        if any(base > t.kept >= base * math.exp(-GENTLE) and t.kept >= asked for t in tried):
+            return self._short(good, f"even a cut that keeps {math.exp(-GENTLE):.0%} or more of the nearest network's cost was rejected")
         failed = sum(1 for t in self.trained if not self._accepted(t))
         stride = self.stride / 2**failed
         if stride < self.settings.min_step:
@@ -189,8 +210,6 @@ class _Search:
             return self._short(good, f"{self.settings.max_rounds} rounds were trained")
         way = math.log(base / asked)
         rounds = max(1, math.ceil(way / stride - 1e-9))
-        if any(t.repeat or t.empty for _, t in self.of(good, Phase.TRAIN)):
-            return self._short(good, "cuts in between are the same as ones that failed")
         return Propose(phase=Phase.TRAIN, cost_kept=asked if rounds == 1 else base * math.exp(-way / rounds), parent=good)
 
     def _short(self, good: int, why: str) -> Stop:
@@ -229,5 +248,4 @@ class _Search:
         met = [t for t in self.history if t.phase is Phase.PROBE and not t.empty and self._meets(t)]
         if met:
             return max(t.asked for t in met if t.parent == met[-1].parent)
-        bounds = (self.constraints.latency_ratio, self.constraints.params_ratio, self.constraints.macs_ratio)
-        return min(bound for bound in bounds if bound is not None)
+        return min(bounds(self.constraints).values())

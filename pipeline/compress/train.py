@@ -45,6 +45,13 @@ class Optimizer(StrEnum):
     ADAM = "adam"
 
 
+class Schedule(StrEnum):
+    """How the rate moves after its warm-up: down half a cosine to 0, or not at all."""
+
+    COSINE = "cosine"
+    CONSTANT = "constant"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What one call of `fit` trains, beside the settings that all share."""
@@ -57,6 +64,7 @@ class Plan:
     """Peak of the schedule."""
     seed: int
     optimizer: Optimizer = Optimizer.SGD
+    schedule: Schedule = Schedule.COSINE
     depends_on: tuple[str, ...] = ()
     """What else the result depends on, such as the loss and its teacher's digest: a checkpoint of another value is not continued."""
 
@@ -83,14 +91,16 @@ class FitResult:
     resumed: bool
 
 
-def schedule(step: int, total: int) -> float:
-    """Factor of the peak rate at a step: linear warm-up over the first 5 %, then half a cosine down to 0.
+def schedule(step: int, total: int, kind: Schedule = Schedule.COSINE) -> float:
+    """Factor of the peak rate at a step: linear warm-up over the first 5 %, then half a cosine down to 0, or 1.
 
     Reference: Loshchilov, Hutter, "SGDR", 2016, arXiv:1608.03983, section 3 (one period, no restart).
     """
     warm = max(1, round(WARMUP * total))
     if step < warm:
         return (step + 1) / warm
+    if kind is Schedule.CONSTANT:
+        return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
 
@@ -228,7 +238,7 @@ class _Run:
             images = augment.flip_and_shift(images, generator)
         x = (images.float() * self.scale + self.offset).contiguous(memory_format=torch.channels_last)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.plan.lr * schedule(self.step, self.total)
+            group["lr"] = self.plan.lr * schedule(self.step, self.total, self.plan.schedule)
         self.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
             value = loss(self.module, x, self.labels[chosen])

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgec.pipeline.compress import paper, policy
+from edgec.pipeline.compress import goal, paper, policy
 from edgec.pipeline.compress.channels import Selection
 from edgec.pipeline.compress.count import widths
 from edgec.pipeline.compress.cutting import Cutter, Network, seed_from
@@ -18,8 +18,8 @@ from edgec.pipeline.compress.rounds import RoundStore
 from edgec.pipeline.compress.surgery import cut
 from edgec.pipeline.core.codec import adapter, digest_of_json, json_from
 from edgec.pipeline.core.errors import TrainingDiverged
-from edgec.pipeline.core.protocols import LatencyProbe
-from edgec.pipeline.core.records import Constraints, Cost, Digest, Estimate, Round
+from edgec.pipeline.core.protocols import Probe
+from edgec.pipeline.core.records import Constraints, Cost, Digest, Estimate, Probed, Round
 from edgec.pipeline.stats import paired_difference
 
 Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
@@ -42,8 +42,10 @@ class _Cut:
     exhausted: bool
     cost: Cost
     widths: dict[str, int]
-    latency_ratio: Estimate | None
-    latency_s: Estimate | None
+    share: float
+    """Of the dense network's cost, in the unit of the search."""
+    probed: Probed | None
+    """None when it was not measured."""
     wall_s: float
 
 
@@ -68,19 +70,20 @@ class Trials:
         constraints: Constraints,
         *,
         recover: Recover,
-        evaluate: Evaluate,
-        probe: LatencyProbe | None,
+        evaluate: Evaluate | None,
+        probe: Probe | None,
         store: RoundStore | None,
         recipe: str,
+        recovery: str,
     ) -> None:
         self._cutter, self._constraints = cutter, constraints
         self._recover, self._evaluate, self._probe = recover, evaluate, probe
-        self._store, self._recipe = store, recipe
-        self._right = right_from(evaluate(cutter.dense.module))
+        self._store, self._recipe, self._recovery = store, recipe, recovery
+        self._right = None if evaluate is None else right_from(evaluate(cutter.dense.module))
         self.networks = {0: cutter.dense}
         """Accepted networks by their place in the history."""
-        self._latencies: dict[Digest, tuple[Estimate, Estimate]] = {}
-        """Measured ratio and seconds, by widths: networks of one shape are measured once."""
+        self._measured: dict[Digest, Probed] = {}
+        """By widths: networks of one shape are measured once."""
         self._tried: set[tuple[Phase, int, Digest]] = set()
         """Phase, place of the parent in the history, selection."""
 
@@ -90,15 +93,16 @@ class Trials:
         done = self._cut(network, step)
         selection = Selection(groups=network.groups, removed=done.removed)
         attempt = step.phase, step.parent, selection.digest
-        share = cutter.share(done.cost)
         trial = Trial(
             phase=step.phase,
             parent=step.parent,
-            asked=step.cost_kept if step.threshold is None else share,  # a threshold asks for no cost
-            kept=share,
+            asked=step.cost_kept if step.threshold is None else done.share,  # a threshold asks for no cost
+            kept=done.share,
             params_ratio=done.cost.parameters / cutter.dense_cost.parameters,
             macs_ratio=done.cost.macs / cutter.dense_cost.macs,
-            latency=done.latency_ratio,
+            latency=None if done.probed is None else done.probed.latency_ratio,
+            energy=None if done.probed is None else done.probed.energy_ratio,
+            size_ratio=None if done.probed is None else done.probed.size_ratio,
             empty=not selection,
             repeat=attempt in self._tried and not cutter.paper,
             exhausted=done.exhausted,
@@ -114,41 +118,51 @@ class Trials:
         record = self._round(trial, index, done, trained)
         if module is None:
             return trial, record
-        result = cutter.network(module)
+        result = cutter.accept(network, selection, module)
         if record.accepted:
             self.networks[index] = result
         return trial, replace(record, checkpoint=result.digest)
 
     def _cut(self, network: Network, step: Propose) -> _Cut:
         """Choose channels, remove them, count and, where asked for, measure what is left; or find that this was done before."""
-        measured = self._probe is not None and (step.phase is Phase.TRAIN or self._constraints.latency_ratio is not None)
+        measured = self._probe is not None and (step.phase is Phase.TRAIN or goal.needs_probe(self._constraints))
         key = self._key(network, "measured" if measured else "cut", step)
         stored = None if self._store is None else self._store.load(key)
         if stored is not None:
             done: _Cut = adapter(_Cut).validate_python(stored[1])
-            if done.latency_ratio is not None and done.latency_s is not None:
-                self._latencies[digest_of_json(done.widths)] = done.latency_ratio, done.latency_s
+            if done.probed is not None:
+                self._measured[digest_of_json(done.widths)] = done.probed
             return done
         started = time.monotonic()
         selection = self._cutter.selection(network, step)
         narrow = cut(network.module, selection)
-        shape = digest_of_json(widths(narrow))
-        if self._probe is not None and measured and selection and shape not in self._latencies:
-            self._latencies[shape] = self._probe(narrow)
-        ratio, seconds = self._latencies.get(shape, (None, None))
         done = _Cut(
             removed=dict(selection.removed),
             threshold=selection.threshold,
             exhausted=selection.exhausted,
             cost=self._cutter.cost(narrow),
             widths=widths(narrow),
-            latency_ratio=ratio,
-            latency_s=seconds,
+            share=self._cutter.share(network, selection),
+            probed=self._probed(narrow) if measured and selection else None,
             wall_s=time.monotonic() - started,
         )
         if self._store is not None:
             self._store.save(key, None, json_from(done))
         return done
+
+    def _probed(self, narrow: nn.Module) -> Probed:
+        """What the probe says of a network of these widths.
+
+        Raises:
+            MeasurementError: it does not say what the objective bounds.
+        """
+        assert self._probe is not None
+        shape = digest_of_json(widths(narrow))
+        if shape not in self._measured:
+            probed = self._probe(narrow)
+            goal.require_known(self._constraints, probed)
+            self._measured[shape] = probed
+        return self._measured[shape]
 
     def _train(self, network: Network, step: Propose, selection: Selection) -> tuple[_Trained, nn.Module | None]:
         """The cut network after recovery and evaluation; no network when training failed."""
@@ -162,7 +176,7 @@ class Trials:
             return adapter(_Trained).validate_python(data), None if tensors is None else narrow
         started = time.monotonic()
         narrow = self._cutter.narrowed(network, step, selection)
-        share = 1 - self._cutter.in_unit(self._cutter.cost(narrow)) / network.cost
+        share = 1 - self._cutter.share(network, selection) * self._cutter.dense.cost / network.cost
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_from(key))
@@ -175,7 +189,7 @@ class Trials:
         if module is not None and (broken := _not_finite(module)):
             module, failure = None, f"rejected: training left {broken} with values that are not finite"
         trained = _Trained(failure=failure, images=images)
-        if module is not None:
+        if module is not None and self._evaluate is not None and self._right is not None:
             right = right_from(self._evaluate(module), len(self._right))
             _, error_of_drop = paired_drop(self._right, right)
             trained = replace(trained, correct=int(right.sum()), drop=paired_difference(self._right, right), drop_se=error_of_drop)
@@ -193,11 +207,14 @@ class Trials:
                 "what": [what, step.cost_kept, step.threshold, step.attempt, cutter.unit, cutter.seed, self._recipe],
                 "networks": [network.digest, cutter.dense.digest],
                 "calibration": cutter.calibration_digest,
+                "table": None if cutter.table is None else cutter.table.digest,
+                "rewind": [settings.rewind, cutter.early_digest],
                 "settings": [
                     settings.policy,
                     settings.criterion,
                     settings.substeps,
                     settings.floor,
+                    dict(settings.floors),
                     settings.round_to,
                     list(settings.protect),
                     settings.refit,
@@ -208,6 +225,7 @@ class Trials:
 
     def _round(self, trial: Trial, index: int, done: _Cut, trained: _Trained | None = None) -> Round:
         accepted, reason = self._verdict(trial)
+        n = 0 if self._right is None else len(self._right)
         return Round(
             index=index,
             parent=self.networks[trial.parent].digest,
@@ -216,23 +234,28 @@ class Trials:
             threshold=done.threshold,
             cost=done.cost,
             widths=done.widths,
-            accuracy=None if trained is None or trained.drop is None else accuracy_from(trained.correct, len(self._right)),
+            accuracy=None if trained is None or trained.drop is None else accuracy_from(trained.correct, n),
             accuracy_drop=None if trained is None else trained.drop,
-            latency_ratio=done.latency_ratio,
-            latency_s=done.latency_s,
+            latency_ratio=None if done.probed is None else done.probed.latency_ratio,
+            latency_s=None if done.probed is None else done.probed.latency_s,
+            energy_ratio=None if done.probed is None else done.probed.energy_ratio,
+            energy_j=None if done.probed is None else done.probed.energy_j,
+            size_bytes=None if done.probed is None else done.probed.size_bytes,
             accepted=accepted,
             reason=reason,
             wall_s=done.wall_s + (0.0 if trained is None else trained.wall_s),
             trained_images=0 if trained is None else trained.images,
+            rewind="" if trained is None else self._cutter.settings.rewind,
+            recovery="" if trained is None else self._recovery,
         )
 
     def _verdict(self, trial: Trial) -> tuple[bool, str]:
         if trial.phase is Phase.PROBE:
             meets = policy.is_small_and_fast(trial, self._constraints, margin=policy.PROBE_MARGIN)
-            return meets, f"probe: {'meets' if meets else 'misses'} the bounds (latency with 3 % in reserve)"
+            return meets, f"probe: {'meets' if meets else 'misses'} the bounds (what is measured with 3 % in reserve)"
         accurate = (paper.within_budget if self._cutter.paper else policy.is_accurate)(trial, self._constraints)
         if trial.drop is None:
-            return accurate, trial.failure
+            return accurate, trial.failure or "accepted: accuracy is not asked for"
         bound = self._constraints.accuracy_drop
         against = "no bound" if bound is None else f"bound {100 * bound:g}"
         if self._cutter.paper:

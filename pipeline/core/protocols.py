@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Literal, Protocol
 from edgec.pipeline.core.records import (
     Artifact,
     Digest,
-    Estimate,
     Exported,
     Precision,
+    Probed,
     Record,
     RecordId,
     Split,
@@ -63,6 +63,8 @@ class Backend(Protocol):
     format: ClassVar[str]
     device_package: ClassVar[str]
     """What pip installs on a target that lacks the runtime."""
+    channel_multiple: ClassVar[int]
+    """Widths that are multiples of this fill the runtime's kernels; pruning rounds to it unless [prune] round_to says otherwise."""
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         """Asked before anything is trained."""
@@ -173,12 +175,13 @@ class Meter(Protocol):
         ...
 
 
-class LatencyProbe(Protocol):
-    """Measures a candidate on the goal's target before training is spent on it."""
+class Probe(Protocol):
+    """Measures a candidate before training is spent on it: latency, and energy where the target has a meter, and the file's size.
 
-    def __call__(self, candidate: Any) -> tuple[Estimate, Estimate]:
-        """(ratio to the dense network at the same precision, the candidate's median in seconds)."""
-        ...
+    Laws: what is not known is an estimate without a value and with the reason; networks of the same widths may be measured once.
+    """
+
+    def __call__(self, candidate: Any) -> Probed: ...
 
 
 class Events(Protocol):

@@ -398,10 +398,45 @@ class Round:
     latency_ratio: Estimate | None
     """Against the dense network at the same precision, measured turn by turn on the goal's target."""
     latency_s: Estimate | None = None
+    energy_ratio: Estimate | None = None
+    """Gross joules per inference, against the dense network in the same run; None when it was not asked for."""
+    energy_j: Estimate | None = None
+    size_bytes: int | None = None
+    """Of the file that would be deployed; None when none was made."""
     accepted: bool
     reason: str
     wall_s: float
     trained_images: int = 0
+    rewind: str = ""
+    """Where recovery began (PruneSettings.rewind); empty when nothing was trained."""
+    recovery: str = ""
+    """What recovery was, in the words of who trains: loss, rate, epochs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probed:
+    """What a probe measured of a candidate: against the dense network at the same precision, turn by turn in one run."""
+
+    latency_ratio: Estimate = Estimate(value=None, reason="the probe does not measure latency")
+    latency_s: Estimate = Estimate(value=None, reason="the probe does not measure latency")
+    """Median."""
+    energy_ratio: Estimate = Estimate(value=None, reason="the probe does not measure energy")
+    energy_j: Estimate = Estimate(value=None, reason="the probe does not measure energy")
+    """Gross, per inference."""
+    size_bytes: int | None = None
+    """Of the file that would be deployed; None where the probe makes none."""
+    size_ratio: float | None = None
+
+
+class Quantity(StrEnum):
+    """What an objective can bound or minimise, by the name that it has in an objective's text."""
+
+    ACCURACY_DROP = "accuracy_drop"
+    LATENCY = "latency_p50"
+    ENERGY = "energy"
+    SIZE = "size"
+    PARAMS = "params"
+    MACS = "macs"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -412,8 +447,14 @@ class Constraints:
     """Largest loss of top-1, as a fraction: 0.01 is one percentage point."""
     latency_ratio: float | None = None
     """Largest p50 over the dense network's p50 at the same precision, on the goal's target."""
+    energy_ratio: float | None = None
+    """Largest gross energy per inference over the dense network's, likewise."""
+    size_ratio: float | None = None
+    """Largest file over the dense network's file at the same precision."""
     params_ratio: float | None = None
     macs_ratio: float | None = None
+    minimise: Quantity | None = None
+    """What is made as small as these bounds allow. None: the accuracy drop where anything else is bounded, else the cost."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

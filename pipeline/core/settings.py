@@ -89,10 +89,20 @@ class PruneSettings:
     max_rounds: int = 12
     substeps: int = 24
     """Parts of a round's cut between which the layer weights are computed again."""
+    unit: str = ""
+    """What a channel's price is counted in: parameters, macs, or, through a cost table measured on the target, seconds or joules.
+    Empty: macs where latency, energy or only macs are asked for, else parameters."""
     floor: float = 0.05
     """Smallest fraction of a group's channels that stays (at least 4 channels)."""
-    round_to: int = 4
-    """Widths are multiples of this where the floor allows."""
+    floors: Mapping[str, int] = field(default_factory=dict)
+    """Smallest widths of single groups by name, where `floor` is too low for them."""
+    round_to: int | None = None
+    """Widths are multiples of this where the floor allows. By default what the backend's kernels ask for, 4 where there is none."""
+    rewind: str = "lr"
+    """Where recovery begins. lr: the weights go on, the rate's schedule starts again · weights+lr: the surviving weights also go back to
+    `rewind_weights` · finetune: the weights go on, half the epochs at a tenth of the rate, constant."""
+    rewind_weights: Path | None = None
+    """Weights of the dense network at an early epoch (safetensors), for `weights+lr`."""
     samples: int = 512
     """Calibration images that scores are measured on."""
     refit: bool = True
@@ -124,6 +134,9 @@ class ObjectiveSettings:
     """[objective] What pruning must meet, e.g. ["accuracy_drop <= 1.0", "latency_p50 <= 0.6 x dense"]. See objective.py for the grammar."""
 
     subject_to: tuple[str, ...] = ("accuracy_drop <= 1.0",)
+    minimise: str = ""
+    """accuracy_drop, params, macs, size, latency_p50 or energy, within those bounds. Empty: the accuracy drop where anything else is
+    bounded, else params."""
     on: str = ""
     """Target on which latency is measured during the search; empty: the one deployed to."""
 

@@ -20,12 +20,13 @@ from edgec.pipeline.compress import aap as aap_module
 from edgec.pipeline.compress import cutting
 from edgec.pipeline.compress.aap import AAP, PruneResult
 from edgec.pipeline.compress.channel_cost import CostUnit
+from edgec.pipeline.compress.cost_table import CostTable, GroupCosts
 from edgec.pipeline.compress.count import cost, widths
 from edgec.pipeline.compress.evidence import paired_drop
 from edgec.pipeline.compress.rounds import RoundFolder, digest_of_tensors
 from edgec.pipeline.core.codec import json_from
-from edgec.pipeline.core.errors import CompressionError, TrainingDiverged
-from edgec.pipeline.core.records import Constraints, Estimate, Round
+from edgec.pipeline.core.errors import CompressionError, MeasurementError, TrainingDiverged
+from edgec.pipeline.core.records import Constraints, Estimate, Probed, Provenance, Quantity, Round
 from edgec.pipeline.core.settings import PruneSettings
 
 torch.set_num_threads(1)
@@ -103,11 +104,12 @@ def by_macs(dense: nn.Module, counter: list[float] | None = None):
     """A probe that takes MACs for time, with an interval of 1 %."""
     whole = cost(dense, SHAPE).macs
 
-    def probe(candidate: nn.Module) -> tuple[Estimate, Estimate]:
+    def probe(candidate: nn.Module) -> Probed:
         ratio = 0.2 + 0.8 * cost(candidate, SHAPE).macs / whole
         if counter is not None:
             counter.append(ratio)
-        return Estimate(value=ratio, low=0.99 * ratio, high=1.01 * ratio), Estimate(value=ratio * 1e-3)
+        seen = Estimate(value=ratio, low=0.99 * ratio, high=1.01 * ratio)
+        return Probed(latency_ratio=seen, latency_s=Estimate(value=ratio * 1e-3))
 
     return probe
 
@@ -465,3 +467,154 @@ def test_example_in_the_docstring_runs(dense, tmp_path, monkeypatch):
     exec(textwrap.dedent(text), world)
     assert isinstance(world["result"], PruneResult)
     assert (tmp_path / "pruned.pt").exists()
+
+
+# -- objectives beyond accuracy, parameters and latency
+
+
+def with_meter(dense: nn.Module, meter: bool = True):
+    """A probe whose joules and bytes follow parameters."""
+    whole = cost(dense, SHAPE).parameters
+
+    def probe(candidate: nn.Module) -> Probed:
+        share = cost(candidate, SHAPE).parameters / whole
+        seen = Estimate(value=share, low=0.99 * share, high=1.01 * share) if meter else Estimate(value=None, reason="no meter here")
+        return replace(by_macs(dense)(candidate), energy_ratio=seen, energy_j=seen, size_bytes=round(share * 1e5), size_ratio=share)
+
+    return probe
+
+
+def untouched(network: nn.Module, _cut: float) -> nn.Module:
+    return network
+
+
+@pytest.mark.parametrize(
+    "constraints",
+    [Constraints(energy_ratio=0.6), Constraints(size_ratio=0.5), Constraints(size_ratio=0.7, latency_ratio=0.6, macs_ratio=0.9)],
+)
+def test_energy_and_size_are_bounds_like_any_other(dense, constraints):
+    probe = with_meter(dense)
+    result = search(dense, constraints).run(recover=untouched, evaluate=None, probe=probe)
+    seen = probe(result.module)
+    chosen = next(r for r in result.rounds if r.index == result.chosen)
+    assert result.met
+    assert constraints.energy_ratio is None or seen.energy_ratio.high <= constraints.energy_ratio
+    assert constraints.size_ratio is None or seen.size_ratio <= constraints.size_ratio
+    assert constraints.latency_ratio is None or seen.latency_ratio.high <= constraints.latency_ratio
+    assert (chosen.energy_ratio, chosen.energy_j, chosen.size_bytes) == (seen.energy_ratio, seen.energy_j, seen.size_bytes)
+    assert chosen.accuracy is None
+
+
+def test_unknown_energy_is_told_before_anything_is_trained(dense):
+    for constraints in (Constraints(energy_ratio=0.5), Constraints(energy_ratio=1.0, accuracy_drop=0.05, minimise=Quantity.PARAMS)):
+        with pytest.raises(MeasurementError, match="energy, and it cannot be measured: no meter here"):
+            search(dense, constraints).run(recover=None, evaluate=right, probe=with_meter(dense, meter=False))
+    with pytest.raises(CompressionError, match="energy and size needs a probe"):
+        search(dense, Constraints(energy_ratio=0.5, size_ratio=0.5)).run(recover=None, evaluate=None)
+
+
+def test_accuracy_bound_without_labels_is_told(dense):
+    with pytest.raises(CompressionError, match="no evaluate"):
+        search(dense, Constraints(accuracy_drop=0.01, params_ratio=0.5)).run(recover=None, evaluate=None)
+
+
+def test_parameters_out_of_reach_are_found_by_counting(dense):
+    result = search(dense, Constraints(params_ratio=0.001)).run(recover=None, evaluate=right)
+    assert (result.met, result.module, result.chosen) == (False, dense, 0)
+    assert "no cut that the floors allow" in result.reason
+
+
+def test_minimised_cost_goes_on_where_a_bound_is_met(dense):
+    bound = Constraints(macs_ratio=0.8, accuracy_drop=0.05)
+    settings = PruneSettings(round_to=1, max_rounds=4)
+    mild = search(dense, bound, settings).run(recover=recover, evaluate=right)
+    small = search(dense, replace(bound, minimise=Quantity.MACS), settings).run(recover=recover, evaluate=right)
+    assert mild.met
+    assert small.met
+    assert cost(small.module, SHAPE).macs < 0.7 * cost(mild.module, SHAPE).macs
+    chosen = next(r for r in small.rounds if r.index == small.chosen)
+    assert chosen.accuracy_drop.value <= 0.05
+
+
+def test_floor_of_a_single_group_holds_and_a_strange_name_is_told(dense):
+    settings = PruneSettings(round_to=1, floors={"features.0": 13})
+    result = search(dense, Constraints(params_ratio=0.2), settings).run(recover=untouched, evaluate=right)
+    assert result.met
+    assert result.rounds[-1].widths["features.0"] >= 13 > 4
+    assert result.rounds[-1].widths["features.4"] < 13
+    with pytest.raises(CompressionError, match=r"no group 'features\.1' to cut"):
+        search(dense, Constraints(params_ratio=0.2), PruneSettings(floors={"features.1": 3}))
+
+
+def priced(dense: nn.Module, dear: str) -> CostTable:
+    """A target on which only one group costs anything to speak of."""
+    names = {"features.0": 16, "features.4": 24, "features.8": 32}
+    groups = {name: GroupCosts(widths=(1, width), costs=(0.1 if name == dear else 0.95, 1.0)) for name, width in names.items()}
+    return CostTable(unit=CostUnit.SECONDS, groups=groups, provenance=Provenance.SIMULATED)
+
+
+def test_table_of_seconds_moves_the_cut_to_where_time_is(dense):
+    widths_by = {}
+    for dear in ("features.0", "features.8"):
+        settings = PruneSettings(round_to=1, max_rounds=1, criterion="random")
+        aap = search(dense, Constraints(accuracy_drop=1.0), settings, table=priced(dense, dear))
+        (only,) = aap.run(recover=untouched, evaluate=right).rounds
+        assert only.asked_cost_kept == pytest.approx(0.7)
+        widths_by[dear] = only.widths
+    assert widths_by["features.0"]["features.0"] < 12 < widths_by["features.8"]["features.0"]
+    assert widths_by["features.8"]["features.8"] < 25 < widths_by["features.0"]["features.8"]
+
+
+def test_unit_and_table_that_do_not_fit_are_told(dense):
+    size = Constraints(params_ratio=0.5)
+    with pytest.raises(CompressionError, match="unit is seconds, and there is no cost table"):
+        search(dense, size, unit="seconds")
+    with pytest.raises(CompressionError, match="unit is macs, and there is a cost table in seconds"):
+        search(dense, size, unit="macs", table=priced(dense, "features.0"))
+    with pytest.raises(CompressionError, match="no unit 'hours'"):
+        search(dense, size, unit="hours")
+    with pytest.raises(CompressionError, match="counts parameters or MACs"):
+        search(dense, size, PruneSettings(policy="paper"), table=priced(dense, "features.0"))
+    table = priced(dense, "features.0")
+    with pytest.raises(CompressionError, match="does not have the group 'blocks"):
+        AAP(settled(ResNet(width=8)), TRAIN[0][:1], calibration=TRAIN, constraints=size, table=table)
+
+
+def test_rewound_weights_are_those_of_the_early_epoch_and_the_record_says_so(dense, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        early = TinyVGG()
+    begun: list[nn.Module] = []
+
+    def look(network: nn.Module, _cut: float) -> nn.Module:
+        begun.append(copy.deepcopy(network))
+        return train(network)
+
+    settings = PruneSettings(round_to=1, rewind="weights+lr")
+    options = {"settings": settings, "rewind_to": early.state_dict()}
+    result = search(dense, Constraints(params_ratio=0.4), **options).run(
+        recover=look, evaluate=right, store=RoundFolder(tmp_path), recovery="one epoch"
+    )
+    trained = [r for r in result.rounds if r.checkpoint]
+    assert len(begun) == len(trained) >= 2
+    assert {(r.rewind, r.recovery) for r in trained} == {("weights+lr", "one epoch")}
+    assert {(r.rewind, r.recovery) for r in result.rounds if not r.checkpoint} <= {("", "")}
+    filters = early.features[0].weight.detach().flatten(1)
+    for network in begun:
+        # Every surviving filter is one of the early network's, as it was there.
+        kept = network.features[0].weight.detach().flatten(1)
+        assert torch.cdist(kept, filters).amin(dim=1).max() < 1e-6
+    again = search(dense, Constraints(params_ratio=0.4), **options)
+    assert without_time(again.run(recover=None, evaluate=right, store=RoundFolder(tmp_path), recovery="one epoch")) == without_time(result)
+
+
+def test_rewinding_needs_the_early_weights_and_they_must_fit(dense):
+    size = Constraints(params_ratio=0.5)
+    with pytest.raises(CompressionError, match="only one of them is given"):
+        search(dense, size, PruneSettings(rewind="weights+lr"))
+    with pytest.raises(CompressionError, match="only one of them is given"):
+        search(dense, size, rewind_to=dense.state_dict())
+    with pytest.raises(CompressionError, match="not of this network"):
+        search(dense, size, PruneSettings(rewind="weights+lr"), rewind_to={"features.0.weight": torch.zeros(1)})
+    with pytest.raises(CompressionError, match="no rewind 'weights'"):
+        search(dense, size, PruneSettings(rewind="weights"))

@@ -1,0 +1,74 @@
+"""Objectives that contradict themselves, and the unit that an objective asks for."""
+
+import pytest
+
+from edgec.pipeline.compress.channel_cost import CostUnit
+from edgec.pipeline.compress.goal import bounds, needs_probe, require_known, require_sense, unit_of
+from edgec.pipeline.core.errors import CompressionError, MeasurementError
+from edgec.pipeline.core.records import Constraints, Estimate, Probed, Quantity
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Constraints(), "asks nothing"),
+        (Constraints(minimise=Quantity.PARAMS), "asks nothing"),
+        (Constraints(size_ratio=0.0), "no network meets size <= 0"),
+        (Constraints(energy_ratio=-0.5), "no network meets energy"),
+        (Constraints(latency_ratio=float("nan")), "no network meets latency_p50"),
+        (Constraints(accuracy_drop=-0.01), "asks for a gain"),
+        (Constraints(accuracy_drop=0.0, minimise=Quantity.ACCURACY_DROP), "the dense network is the answer"),
+        (Constraints(macs_ratio=0.5, minimise=Quantity.PARAMS), "cut down to the floors"),
+    ],
+)
+def test_contradiction_is_told(asked: Constraints, said: str) -> None:
+    with pytest.raises(CompressionError, match=said):
+        require_sense(asked, paper=False)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (Constraints(latency_ratio=0.5), "no measured latency_p50"),
+        (Constraints(energy_ratio=0.5, size_ratio=0.5), "no measured energy and size"),
+        (Constraints(accuracy_drop=0.01, minimise=Quantity.MACS), "no minimise"),
+    ],
+)
+def test_what_the_paper_does_not_know_is_told(asked: Constraints, said: str) -> None:
+    require_sense(asked, paper=False)
+    with pytest.raises(CompressionError, match=said):
+        require_sense(asked, paper=True)
+
+
+@pytest.mark.parametrize(
+    ("asked", "unit"),
+    [
+        (Constraints(accuracy_drop=0.01), CostUnit.PARAMETERS),
+        (Constraints(accuracy_drop=0.01, minimise=Quantity.MACS), CostUnit.MACS),
+        (Constraints(latency_ratio=0.5, accuracy_drop=0.0, minimise=Quantity.SIZE), CostUnit.PARAMETERS),
+        (Constraints(latency_ratio=0.5, params_ratio=0.5), CostUnit.MACS),
+        (Constraints(energy_ratio=0.5), CostUnit.MACS),
+        (Constraints(macs_ratio=0.5), CostUnit.MACS),
+        (Constraints(macs_ratio=0.5, params_ratio=0.5), CostUnit.PARAMETERS),
+        (Constraints(macs_ratio=0.5, size_ratio=0.5), CostUnit.PARAMETERS),
+        (Constraints(macs_ratio=0.5, minimise=Quantity.ACCURACY_DROP), CostUnit.MACS),
+    ],
+)
+def test_unit_follows_what_is_asked(asked: Constraints, unit: CostUnit) -> None:
+    assert unit_of(asked) is unit
+
+
+def test_bounds_leave_out_accuracy_and_what_is_not_asked() -> None:
+    assert bounds(Constraints(accuracy_drop=0.1, size_ratio=0.5)) == {Quantity.SIZE: 0.5}
+    assert needs_probe(Constraints(size_ratio=0.5))
+    assert not needs_probe(Constraints(params_ratio=0.5, accuracy_drop=0.1))
+
+
+def test_unknown_energy_under_a_bound_is_an_error_with_the_reason() -> None:
+    latency = Estimate(value=0.5, low=0.4, high=0.6)
+    seen = Probed(latency_ratio=latency, energy_ratio=Estimate(value=None, reason="no powercap zone"))
+    require_known(Constraints(latency_ratio=0.5), seen)
+    with pytest.raises(MeasurementError, match="energy, and it cannot be measured: no powercap zone"):
+        require_known(Constraints(latency_ratio=0.5, energy_ratio=0.5), seen)
+    with pytest.raises(MeasurementError, match="size, and it cannot be measured: the probe makes no file"):
+        require_known(Constraints(size_ratio=0.5), seen)
