@@ -4,11 +4,10 @@ import math
 import statistics
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from pruning_zoo import Chain
-from test_policy import CLIFF, NON_MONOTONE, SMOOTH, STEP, Curve, World
+from test_policy import CLIFF, KINDS, NON_MONOTONE, SMOOTH, STEP, Curve, World, curve_of
 
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.count import cost, layers
@@ -92,12 +91,6 @@ KNIFE: Curve = lambda threshold: 1 / (1 + (threshold / 1.2) ** 6)
 """Near the run above: 0.9 cuts little, 1.2 half of the network."""
 
 
-def noisy(seed: int) -> Curve:
-    random = np.random.default_rng(seed)
-    table = 0.002 / (np.arange(1, 1001) / 1000) + random.normal(0, 0.0015, 1000)
-    return lambda kept: float(table[min(999, int(kept * 1000))])
-
-
 class PaperWorld(World):
     """The same curves; what is left follows from the threshold, and never grows."""
 
@@ -115,8 +108,8 @@ def spent_until(world: World, kept: float) -> float:
     return min(reached, default=math.inf)
 
 
-CURVES = {"step": STEP, "smooth": SMOOTH, "cliff": CLIFF, "non-monotone": NON_MONOTONE, "flat": lambda kept: 0.0}
-CURVES |= {f"noisy {seed}": noisy(seed) for seed in range(3)}
+CURVES = {"step": STEP, "smooth": SMOOTH, "cliff": CLIFF, "non-monotone": NON_MONOTONE}
+CURVES |= {f"{kind} {seed}": curve_of(kind, seed)[0] for kind in KINDS for seed in range(1 if kind == "flat" else 6)}
 STEPS = (0.1, 1.0, 10.0)
 """First steps of the published scripts; which one fits a network is not known before."""
 ROUNDS = 100

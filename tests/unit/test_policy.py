@@ -2,12 +2,24 @@ import math
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgec.pipeline.compress.policy import MAX_PROBES, PROBE_MARGIN, Phase, Propose, Stop, Trial, is_accurate, is_small_and_fast, next_step
-from edgec.pipeline.core.records import Constraints, Estimate
+from edgec.pipeline.compress.policy import (
+    GENTLE,
+    MAX_PROBES,
+    PROBE_MARGIN,
+    Phase,
+    Propose,
+    Stop,
+    Trial,
+    is_accurate,
+    is_small_and_fast,
+    next_step,
+)
+from edgec.pipeline.core.records import Constraints, Estimate, Quantity
 from edgec.pipeline.core.settings import PruneSettings
 
 Curve = Callable[[float], float]
@@ -269,3 +281,100 @@ def test_smaller_network_that_was_accepted_refutes_a_larger_one_that_was_not():
         Trial(phase=Phase.TRAIN, parent=0, asked=0.81, kept=0.65, drop=0.0, drop_se=0.0),
     ]
     assert next_step(history, PruneSettings(), ACCURACY) == Propose(phase=Phase.TRAIN, cost_kept=pytest.approx(0.65 * 0.7), parent=2)
+
+
+# -- families of curves, several of each
+
+
+def curve_of(kind: str, seed: int) -> tuple[Curve, float | None]:
+    """An accuracy drop over the cost kept, and the smallest cost that keeps the bound of `ACCURACY` with its margin, if it is one place."""
+    random = np.random.default_rng(seed)
+    edge = float(random.uniform(0.1, 0.95))
+    if kind == "step":
+        return (lambda kept: 0.0 if kept >= edge else 0.03), edge
+    if kind == "cliff":
+        return (lambda kept: 0.0085 * edge / kept if kept >= edge else 0.8), edge
+    if kind == "smooth":
+        return (lambda kept: 0.009 * edge / kept), edge
+    if kind == "flat":
+        return (lambda kept: 0.0), 0.02
+    if kind == "noisy":
+        table = 0.009 * edge / (np.arange(1, 1001) / 1000) + random.normal(0, 0.0015, 1000)
+        return (lambda kept: float(table[min(999, int(kept * 1000))])), None
+    hill = float(random.uniform(0.3, 0.9))  # non-monotone: between `edge` and 1 there is a stretch that costs accuracy
+    return (lambda kept: 0.03 if kept < edge or hill - 0.1 < kept < hill else 0.0), None
+
+
+KINDS = ("step", "cliff", "smooth", "flat", "noisy", "non-monotone")
+families = pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind in KINDS for seed in range(1 if kind == "flat" else 6)])
+
+
+@families
+def test_bracket_closes_on_its_optimum(kind, seed):
+    drop, optimum = curve_of(kind, seed)
+    world = World(drop)
+    stop = world.search(ACCURACY)
+    chosen = world.history[stop.chosen]
+    assert stop.met
+    assert is_accurate(chosen, ACCURACY)
+    if optimum is not None:
+        assert optimum - world.grid <= chosen.kept <= optimum * math.exp(2 * 0.02) + world.grid
+    if chosen.kept > world.floor:
+        below = chosen.kept * math.exp(-2 * 0.02) - world.grid
+        tried = [t for t in world.history if t.phase is Phase.TRAIN and below <= t.kept < chosen.kept]
+        assert any(not is_accurate(t, ACCURACY) for t in tried), "nothing just below the answer was rejected"
+
+
+@families
+@pytest.mark.parametrize("bound", [0.6, 0.3])
+def test_size_and_accuracy_together_are_met_or_said_to_be_out_of_reach(kind, seed, bound):
+    drop, optimum = curve_of(kind, seed)
+    both = replace(ACCURACY, params_ratio=bound)
+    world = World(drop)
+    stop = world.search(both)
+    chosen = world.history[stop.chosen]
+    assert is_accurate(chosen, both)
+    assert stop.met is is_small_and_fast(chosen, both)
+    assert stop.met or "not met" in stop.reason
+    if optimum is not None:
+        assert stop.met is (optimum <= bound)
+        if not stop.met:  # the nearest network is near
+            assert chosen.kept <= optimum * math.exp(GENTLE) + 2 * world.grid
+    # A round for each step on the way, and a rejected one for each halving.
+    way = math.log(1 / max(chosen.kept, bound))
+    halvings = math.ceil(math.log2(math.log(1 / 0.7) / GENTLE))
+    assert len(world.trained) <= way / (math.log(1 / 0.7) / 2**halvings) + halvings + 2
+
+
+def test_rejected_round_is_followed_by_a_gentler_one_from_the_last_good_network_and_a_rejected_gentle_one_ends_the_search():
+    world = World(lambda kept: 0.0 if kept >= 0.6 else 0.1)
+    stop = world.search(Constraints(params_ratio=0.2, accuracy_drop=0.01))
+    steps = [(world.history[parent].kept / kept, kept) for parent, kept in world.trained]
+    assert [round(ratio, 1) for ratio, _ in steps] == [1.4, 1.4, 1.2, 1.2, 1.1]
+    assert [kept >= 0.6 for _, kept in steps] == [True, False, True, False, False]
+    assert world.history[stop.chosen].kept == steps[2][1]
+    assert "90% or more of the nearest network's cost was rejected" in stop.reason
+
+
+def test_minimised_cost_within_bounds_goes_on_among_networks_that_meet_them():
+    bound = Constraints(latency_ratio=0.7, accuracy_drop=0.01, minimise=Quantity.PARAMS)
+    world = World(lambda kept: 0.0 if kept >= 0.3 else 0.1, PROPORTIONAL)
+    stop = world.search(bound)
+    chosen = world.history[stop.chosen]
+    assert stop.met
+    assert 0.3 - world.grid <= chosen.kept <= 0.3 * math.exp(2 * 0.02) + world.grid
+    slow = World(lambda kept: 0.0, latency=lambda kept: kept if kept > 0.4 else 0.9)  # smaller networks are slower there
+    stop = slow.search(bound)
+    assert stop.met
+    assert is_small_and_fast(slow.history[stop.chosen], bound)
+    assert 0.4 <= slow.history[stop.chosen].kept <= 0.4 * math.exp(2 * 0.02) + slow.grid
+    assert World(lambda kept: 0.0).search(replace(bound, latency_ratio=1.0)).met
+
+
+def test_energy_and_size_are_judged_like_latency_and_like_parameters():
+    trial = Trial(phase=Phase.TRAIN, parent=0, asked=0.5, kept=0.5, energy=Estimate(value=0.5, low=0.49, high=0.51), size_ratio=0.5)
+    assert is_small_and_fast(trial, Constraints(energy_ratio=0.51))
+    assert not is_small_and_fast(trial, Constraints(energy_ratio=0.51), margin=PROBE_MARGIN)
+    assert not is_small_and_fast(trial, Constraints(energy_ratio=0.505))
+    assert is_small_and_fast(trial, Constraints(size_ratio=0.5), margin=PROBE_MARGIN)
+    assert not is_small_and_fast(replace(trial, size_ratio=None), Constraints(size_ratio=0.5))
