@@ -81,7 +81,7 @@ class Cutter:
         assert images is not None
         self._calibration = Calibration(images=images, labels=labels)
         self.calibration_digest = digest_of_tensors({"images": images} if labels is None else {"images": images, "labels": labels})
-        self._criterion = partial(attention, relative=False) if self.paper else criterion(settings.criterion)
+        self.criterion = partial(attention, relative=False) if self.paper else criterion(settings.criterion)
         self.dense_cost = cost(model, self._shape)
         self.dense = self.network(model)
         self.dense.early = None if early is None else _with_weights(model, early)
@@ -177,7 +177,7 @@ class Cutter:
     def _scores(self, network: Network) -> Scores:
         if network.scores is None:
             seed = seed_from(digest_of_json([self.seed, network.digest]))
-            network.scores = self._criterion(network.groups, network.module, replace(self._calibration, seed=seed))
+            network.scores = self.criterion(network.groups, network.module, replace(self._calibration, seed=seed))
         return network.scores
 
     def _select(self, network: Network, target: float) -> Selection:

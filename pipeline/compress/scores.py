@@ -4,9 +4,9 @@ Activations are taken where `activations.py` says. A group's score is the mean o
 follows (an expansion and its depthwise convolution are two), or over all its writers when none is followed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgec.pipeline.compress.activations import Site, watch
 from edgec.pipeline.compress.channels import Group, Groups, Side
 from edgec.pipeline.compress.count import NORMS, device_of, evaluating
+from edgec.pipeline.compress.uniqueness import Moments, eliminated
 from edgec.pipeline.core.errors import CompressionError
 
 Scores = dict[str, Tensor]
@@ -59,10 +60,39 @@ def criterion(name: str) -> Criterion:
     Raises:
         CompressionError: there is none.
     """
-    known: dict[str, Criterion] = {"attg2": gradient_attention, "att": attention, "l2": magnitude, "random": chance}
+    known: dict[str, Criterion] = {
+        "unique": unique_attention,
+        "attg2": gradient_attention,
+        "att": attention,
+        "l2": magnitude,
+        "random": chance,
+    }
     if name not in known:
         raise CompressionError(f"there is no criterion {name!r}", hint=f"known: {', '.join(known)}")
     return known[name]
+
+
+def unique_attention(groups: Groups, module: nn.Module, calibration: Calibration, /) -> Scores:
+    """Gradient-weighted attention times uniqueness: what the loss would feel of a channel that the re-fit cannot give back.
+
+    After a cut the consumers are re-fitted (`refit.py`), so what counts of a channel is the part that the channels left in its group
+    cannot predict. With the covariance C of the group's activations over samples and places, and P = (C + λ I)⁻¹ over the channels that
+    are left, that part is 1 / (P_jj C_jj) = 1 - R² of the variance of channel j (its uniqueness; 1 / VIF). The score is
+    E over samples of (sum_hw (a - mean) dL/da)² times it; the mean, which the re-fit's bias gives back, does not count.
+
+    Two channels that predict each other must not both go: channels leave one at a time, the lowest score first, and after each P is that
+    of the channels still there (P - P_:j P_j: / P_jj). A channel's score is the one it had when it left, so scores rise in this order.
+
+    Raises:
+        CompressionError: no labels, or scores that are not finite.
+
+    Reference:
+        Hassibi, Stork, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", NeurIPS 1992 (1 / P_jj: the error left after
+        all other weights were re-fitted); the attention is AAP's, the combination ours.
+    """
+    _require_labels(calibration, "unique")
+    n = len(calibration.images)
+    return _finite({name: eliminated(at, n) for name, at in _streamed(groups, module, calibration, Moments).items()})
 
 
 def gradient_attention(groups: Groups, module: nn.Module, calibration: Calibration, /) -> Scores:
@@ -73,9 +103,9 @@ def gradient_attention(groups: Groups, module: nn.Module, calibration: Calibrati
     Raises:
         CompressionError: no labels, or scores that are not finite.
     """
-    if calibration.labels is None:
-        raise CompressionError("criterion attg2 needs labels or a teacher's probabilities", hint='set [prune] criterion = "att"')
-    return _streamed(groups, module, calibration, _Gradient())
+    _require_labels(calibration, "attg2")
+    n = len(calibration.images)
+    return _finite({name: _mean([w.total for w in at]) / n for name, at in _streamed(groups, module, calibration, _Gradient).items()})
 
 
 def attention(groups: Groups, module: nn.Module, calibration: Calibration, /, *, p: float = 1.0, relative: bool = True) -> Scores:
@@ -87,7 +117,22 @@ def attention(groups: Groups, module: nn.Module, calibration: Calibration, /, *,
     Raises:
         CompressionError: scores that are not finite.
     """
-    return _streamed(groups, module, calibration, _Attention(p=p, relative=relative))
+
+    def of(writer: _Mean) -> Tensor:
+        score = (torch.as_tensor(writer.total) / len(calibration.images)).abs().pow(p).mean(dim=1)
+        mean = score.mean()
+        return score / mean if relative and mean > 0 else score
+
+    return _finite({name: _mean([of(w) for w in at]) for name, at in _streamed(groups, module, calibration, _Mean).items()})
+
+
+def _mean(each: Sequence[Tensor | float]) -> Tensor:
+    return torch.stack([torch.as_tensor(e) for e in each]).mean(dim=0)
+
+
+def _require_labels(calibration: Calibration, name: str) -> None:
+    if calibration.labels is None:
+        raise CompressionError(f"criterion {name} needs labels or a teacher's probabilities", hint='set [prune] criterion = "att"')
 
 
 @torch.no_grad()
@@ -114,75 +159,62 @@ def chance(groups: Groups, _module: nn.Module, calibration: Calibration, /) -> S
     return {g.name: torch.rand(g.channels, generator=generator, dtype=torch.float64) for g in groups.prunable}
 
 
-class _Statistic(Protocol):
-    needs_gradient: bool
+S = TypeVar("S", bound="_Sums")
 
-    def of_batch(self, activation: Tensor, gradient: Tensor | None) -> Tensor:
-        """(batch, channels, places) to a sum over the batch, float64."""
+
+class _Sums(Protocol):
+    """What is gathered of one writer's activations, batch by batch."""
+
+    needs_gradient: ClassVar[bool]
+
+    def add(self, activation: Tensor, gradient: Tensor | None) -> None:
+        """(batch, channels, places) of both."""
         ...
-
-    def of_all(self, total: Tensor, n: int) -> Tensor:
-        """The sum over n samples to one score per channel."""
-        ...
-
-
-class _Gradient:
-    needs_gradient = True
-
-    def of_batch(self, activation: Tensor, gradient: Tensor | None) -> Tensor:
-        assert gradient is not None
-        return (activation * gradient).double().sum(dim=2).square().sum(dim=0)
-
-    def of_all(self, total: Tensor, n: int) -> Tensor:
-        return total / n
 
 
 @dataclass(slots=True)
-class _Attention:
-    p: float
-    relative: bool
-    needs_gradient: bool = False
+class _Gradient:
+    needs_gradient: ClassVar[bool] = True
+    total: Tensor | float = 0.0
 
-    def of_batch(self, activation: Tensor, _gradient: Tensor | None) -> Tensor:
-        return activation.double().sum(dim=0)
-
-    def of_all(self, total: Tensor, n: int) -> Tensor:
-        score = (total / n).abs().pow(self.p).mean(dim=1)
-        mean = score.mean()
-        return score / mean if self.relative and mean > 0 else score
+    def add(self, activation: Tensor, gradient: Tensor | None) -> None:
+        assert gradient is not None
+        self.total = self.total + (activation * gradient).double().sum(dim=2).square().sum(dim=0).cpu()
 
 
-def _streamed(groups: Groups, module: nn.Module, calibration: Calibration, statistic: _Statistic) -> Scores:
-    """Sums of the statistic over all batches at every writer, then one score per channel and group."""
+@dataclass(slots=True)
+class _Mean:
+    needs_gradient: ClassVar[bool] = False
+    total: Tensor | float = 0.0
+
+    def add(self, activation: Tensor, _gradient: Tensor | None) -> None:
+        self.total = self.total + activation.double().sum(dim=0).cpu()
+
+
+def _streamed(groups: Groups, module: nn.Module, calibration: Calibration, sums: type[S]) -> dict[str, list[S]]:
+    """For each group what was gathered at those of its writers that count."""
     places = {w: _places(g, w) for g in groups.prunable for w in g.writers}
-    totals: dict[str, Tensor] = {}
+    at_writer = {w: sums() for w in places}
     device = device_of(module)
-    with evaluating(module), watch(module, tuple(places)) as seen, torch.set_grad_enabled(statistic.needs_gradient):
+    with evaluating(module), watch(module, tuple(places)) as seen, torch.set_grad_enabled(sums.needs_gradient):
         for images, labels in calibration.batches(device):
-            if statistic.needs_gradient and images.is_floating_point():
+            if sums.needs_gradient and images.is_floating_point():
                 images = images.detach().requires_grad_(True)  # noqa: PLW2901 so that a frozen network has gradients too
             output = module(images)
             at = {name: site.tensor for name, site in seen.items()}
             gradients: dict[str, Tensor] = {}
-            if statistic.needs_gradient:
+            if sums.needs_gradient:
                 assert labels is not None
                 loss = F.cross_entropy(output, labels, reduction="sum")  # a sum: each sample's gradient is its own
                 gradients = dict(zip(at, torch.autograd.grad(loss, list(at.values()), materialize_grads=True), strict=True))
             with torch.no_grad():
                 for name, tensor in at.items():
                     gradient = gradients.get(name)
-                    part = statistic.of_batch(
+                    at_writer[name].add(
                         _by_channel(tensor, places[name], seen[name]),
                         None if gradient is None else _by_channel(gradient, places[name], seen[name]),
-                    ).cpu()
-                    totals[name] = totals[name] + part if name in totals else part
-    n = len(calibration.images)
-    each = {name: statistic.of_all(total, n) for name, total in totals.items()}
-    found: Scores = {}
-    for group in groups.prunable:
-        followed = [w for w in group.writers if seen[w].activated] or list(group.writers)
-        found[group.name] = torch.stack([each[w] for w in followed]).mean(dim=0)
-    return _finite(found)
+                    )
+    return {g.name: [at_writer[w] for w in ([w for w in g.writers if seen[w].activated] or g.writers)] for g in groups.prunable}
 
 
 def _places(group: Group, writer: str) -> Tensor:
