@@ -1,0 +1,98 @@
+"""Which pruner removes most of a network at no loss of accuracy, and what earns it: criterion, allocation, re-fit, or more training?
+
+Every method walks the same rungs: each keeps 0.7 of the last one's parameters (or MACs), then recovers with the same images, loss, schedule
+and number of steps. Losses are against the dense network trained on for as long. The learning rate of each method is the better one of a
+sweep on seed 0 by validation accuracy over the rungs; networks are chosen on validation images, and the test split is read once, at the end.
+
+A run that was interrupted goes on with what is missing: `python benchmarks/aap.py`.
+"""
+
+import argparse
+import multiprocessing
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import common
+from pruning.methods import METHODS
+from pruning.runs import Task, result_of, run
+from pruning.setting import FORMS, Form
+
+WORK = common.ROOT / ".edgec" / "bench" / "aap"
+GOALS = ("parameters", "macs")
+
+
+def best_lr(work: Path, form: Form, network: str, method: str) -> float:
+    """By mean validation accuracy over the rungs of seed 0; for the MACs goal the parameters goal has decided."""
+    goal = "" if method == "dense" else "parameters"
+    scores = {}
+    for lr in form.lrs:
+        result = result_of(work, form, Task(network=network, method=method, goal=goal, lr=lr, seed=form.seeds[0]))
+        if result is not None:
+            scores[lr] = sum(rung["top1"] for rung in result["rungs"])
+    return max(scores, key=scores.__getitem__)
+
+
+def sweep(form: Form) -> list[Task]:
+    """Seed 0 at every rate."""
+    return [
+        Task(network=network, method=method, goal="" if method == "dense" else "parameters", lr=lr, seed=form.seeds[0])
+        for network in form.networks
+        for method in ("dense", *METHODS)
+        for lr in form.lrs
+    ]
+
+
+def rest(work: Path, form: Form) -> list[Task]:
+    """The other seeds and the other goal, at the rates that the sweep chose."""
+    tasks = []
+    for goal in GOALS:
+        for network in form.networks:
+            for seed in form.seeds:
+                for method in ("dense", *METHODS):
+                    where = "" if method == "dense" else goal
+                    tasks.append(Task(network=network, method=method, goal=where, lr=best_lr(work, form, network, method), seed=seed))
+    return list(dict.fromkeys(tasks))
+
+
+def scratch(work: Path, form: Form) -> list[Task]:
+    """The shapes that aap found, trained from fresh weights with as many images as its recoveries had."""
+    return [
+        Task(network=network, method="scratch", goal="parameters", lr=0.05, seed=seed, of_lr=best_lr(work, form, network, "aap"))
+        for network in form.networks
+        for seed in form.seeds
+    ]
+
+
+def carry_out(form: Form, tasks: Sequence[Task], workers: int) -> None:
+    """Those that are missing, a process for each of `workers`."""
+    missing = [task for task in tasks if result_of(WORK, form, task) is None]
+    began = time.monotonic()
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(workers) as pool:
+        for done, name in enumerate(pool.imap_unordered(_one, [(form, task) for task in missing]), 1):
+            left = (time.monotonic() - began) / done * (len(missing) - done)
+            sys.stderr.write(f"{name}: {done} of {len(missing)} runs, {left / 60:.0f} min left\n")
+
+
+def _one(what: tuple[Form, Task]) -> str:
+    run(WORK, *what)
+    return what[1].name
+
+
+def main() -> None:
+    """Read the command line, run what is missing, write the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--form", choices=tuple(FORMS), default="short")
+    parser.add_argument("--workers", type=int, default=os.cpu_count())
+    chosen = parser.parse_args()
+    form, about = FORMS[chosen.form], common.machine()
+    carry_out(form, sweep(form), chosen.workers)
+    carry_out(form, rest(WORK, form), chosen.workers)
+    carry_out(form, scratch(WORK, form), chosen.workers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Parts of the pruning benchmark (`benchmarks/aap.py`)."""

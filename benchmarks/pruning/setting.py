@@ -1,0 +1,168 @@
+"""What all methods share: networks, data, recovery recipe, rungs, evaluation."""
+
+import base64
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from edgec import models
+from edgec.models.build import build, load_tensors
+from edgec.models.data import FULL, open_data, preprocess
+from edgec.models.train_baseline import BUILDERS, INPUT_SHAPE
+from edgec.pipeline.compress.count import cost
+from edgec.pipeline.compress.train import Plan, Samples, fit, predict
+from edgec.pipeline.core.codec import digest_of_json
+from edgec.pipeline.core.protocols import Dataset
+from edgec.pipeline.core.records import Cost, DataSpec, ModelSpec, Split, TensorSpec
+from edgec.pipeline.core.settings import DataSettings, TrainSettings
+
+WEIGHTS = Path(next(iter(models.__path__))) / "weights"
+EXAMPLE = torch.zeros(1, *INPUT_SHAPE)
+TEMPERATURE = 4.0
+CALIBRATION = 512
+"""Training images that scores and re-fits see."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Form:
+    """How much is run."""
+
+    networks: tuple[str, ...]
+    rungs: int
+    images: int
+    """Of the training split in each recovery, drawn anew each time."""
+    batch: int
+    lrs: tuple[float, ...]
+    seeds: tuple[int, ...]
+    device: str
+
+    @property
+    def digest(self) -> str:
+        """Of what a single run depends on: the lists of networks, rates and seeds only say which runs there are."""
+        return digest_of_json([self.rungs, self.images, self.batch, self.device])[:12]
+
+
+FORMS = {
+    "short": Form(networks=("vgg8", "resnet20"), rungs=5, images=6000, batch=64, lrs=(0.003, 0.01), seeds=(0, 1, 2), device="cpu"),
+    "long": Form(
+        networks=("resnet20", "resnet56", "vgg16", "mobilenet_v2", "shufflenet_v2"),
+        rungs=8,
+        images=55_000,
+        batch=128,
+        lrs=(0.003, 0.01, 0.03),
+        seeds=(0, 1, 2),
+        device="cuda",
+    ),
+}
+STEP = 0.7
+"""Of the cost that each rung keeps."""
+
+
+class Silent:
+    """`protocols.Events` that says nothing."""
+
+    @contextmanager
+    def stage(self, name: str, detail: str = "") -> Iterator[None]:
+        yield
+
+    @contextmanager
+    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
+        yield lambda done: None
+
+    def note(self, text: str) -> None:
+        pass
+
+    def warn(self, code: str, text: str) -> None:
+        pass
+
+
+@cache
+def data() -> tuple[DataSpec, Dataset]:
+    """Full Fashion-MNIST with edgec's fixed splits."""
+    return open_data(DataSettings(name=FULL))
+
+
+def spec_of(network: str) -> ModelSpec:
+    """The network's builder, for 32x32 grey images."""
+    return ModelSpec(builder=BUILDERS[network], inputs=(TensorSpec(name="input", shape=(None, *INPUT_SHAPE)),), classes=10)
+
+
+def untrained(network: str) -> nn.Module:
+    """With fresh weights from torch's default generator."""
+    return build(spec_of(network)).eval()
+
+
+def dense(network: str) -> nn.Module:
+    """With the baseline weights."""
+    module = untrained(network)
+    module.load_state_dict(load_tensors(WEIGHTS / f"{network}-{FULL}.safetensors"))
+    return module.eval()
+
+
+def counted(module: nn.Module) -> Cost:
+    """Parameters and MACs by tracing."""
+    return cost(module, INPUT_SHAPE)
+
+
+def calibration() -> tuple[Tensor, Tensor]:
+    """Images as the networks take them, and labels."""
+    spec, dataset = data()
+    images, labels = dataset.arrays(Split.CALIBRATION)
+    return torch.from_numpy(preprocess(images[:CALIBRATION], spec.preprocess)), torch.from_numpy(labels[:CALIBRATION])
+
+
+def drawn(count: int, seed: int, rung: int) -> Samples:
+    """The training images of one recovery: the same for every method."""
+    spec, dataset = data()
+    images, labels = dataset.arrays(Split.TRAIN)
+    chosen = np.random.default_rng([seed, rung]).permutation(len(images))[:count]
+    return Samples(images=images[chosen], labels=labels[chosen], preprocess=spec.preprocess)
+
+
+def taught(teacher: nn.Module, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy plus T² KL to the dense network (Hinton, Vinyals, Dean, 2015, arXiv:1503.02531, section 2)."""
+    logits = module(images)
+    with torch.no_grad():
+        target = F.softmax(teacher(images).float() / TEMPERATURE, dim=1)
+    distance = F.kl_div(F.log_softmax(logits.float() / TEMPERATURE, dim=1), target, reduction="batchmean")
+    return F.cross_entropy(logits, labels) + TEMPERATURE**2 * distance
+
+
+def recover(module: nn.Module, teacher: nn.Module, form: Form, *, lr: float, seed: int, rung: int, images: int | None = None) -> int:
+    """One recovery: CE and KL to the dense network, warm-up and cosine from `lr`, all in place. Returns the images seen."""
+    samples = drawn(images or form.images, seed, rung)
+    settings = TrainSettings(batch=form.batch, threads=1, device=form.device)
+    plan = Plan(name=f"rung-{rung}", epochs=1, lr=lr, seed=1000 * seed + rung)
+    return fit(module, samples, loss=partial(taught, teacher), plan=plan, settings=settings, events=Silent()).images_seen
+
+
+def right(module: nn.Module, split: Split) -> NDArray[np.bool_]:
+    """(n,) whether the network is right, in the split's order."""
+    spec, dataset = data()
+    images, labels = dataset.arrays(split)
+    return np.asarray(predict(module, images, spec.preprocess).argmax(1) == labels)
+
+
+def packed(correct: NDArray[np.bool_]) -> str:
+    """Booleans as text."""
+    return base64.b64encode(np.packbits(correct)).decode()
+
+
+def unpacked(text: str, n: int) -> NDArray[np.bool_]:
+    """The inverse of `packed`."""
+    return np.unpackbits(np.frombuffer(base64.b64decode(text), np.uint8))[:n].astype(bool)
+
+
+def identity(form: Form) -> str:
+    """Names recipe and data: results of another are not used."""
+    spec, _ = data()
+    return hashlib.sha256(repr((asdict(spec)["digests"], form.digest, STEP, TEMPERATURE, CALIBRATION)).encode()).hexdigest()[:12]
