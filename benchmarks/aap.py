@@ -2,7 +2,8 @@
 
 Every method walks the same rungs: each keeps 0.7 of the last one's parameters (or MACs), then recovers with the same images, loss, schedule
 and number of steps. Losses are against the dense network trained on for as long. The learning rate of each method is the better one of a
-sweep on seed 0 by validation accuracy over the rungs; networks are chosen on validation images, and the test split is read once, at the end.
+sweep on seed 0 by validation accuracy over the rungs; networks are chosen on validation images, and the test split is read once, at
+the end.
 
 A run that was interrupted goes on with what is missing: `python benchmarks/aap.py`.
 """
@@ -16,8 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import common
+from pruning import finals, searches, summary
 from pruning.methods import METHODS
-from pruning.runs import Task, result_of, run
+from pruning.runs import Result, Task, result_of, run
 from pruning.setting import FORMS, Form
 
 WORK = common.ROOT / ".edgec" / "bench" / "aap"
@@ -66,6 +68,16 @@ def scratch(work: Path, form: Form) -> list[Task]:
     ]
 
 
+def policies(work: Path, form: Form) -> list[Task]:
+    """Both policies at the rate of aap."""
+    return [
+        Task(network=network, method=policy, goal="parameters", lr=best_lr(work, form, network, "aap"), seed=seed)
+        for network in form.networks
+        for seed in form.seeds
+        for policy in searches.POLICIES
+    ]
+
+
 def carry_out(form: Form, tasks: Sequence[Task], workers: int) -> None:
     """Those that are missing, a process for each of `workers`."""
     missing = [task for task in tasks if result_of(WORK, form, task) is None]
@@ -78,8 +90,40 @@ def carry_out(form: Form, tasks: Sequence[Task], workers: int) -> None:
 
 
 def _one(what: tuple[Form, Task]) -> str:
-    run(WORK, *what)
-    return what[1].name
+    form, task = what
+    (searches.search if task.method in searches.POLICIES else run)(WORK, form, task)
+    return task.name
+
+
+def table(form: Form) -> list[Result]:
+    """All rows, from what has been run."""
+    runs = [*rest(WORK, form), *scratch(WORK, form)]
+    results = {t: r for t in runs if t.method != "dense" and (r := result_of(WORK, form, t)) is not None}
+
+    def dense_task(task: Task) -> Task:
+        return Task(network=task.network, method="dense", goal="", lr=best_lr(WORK, form, task.network, "dense"), seed=task.seed)
+
+    def dense_of(task: Task) -> Result:
+        found = result_of(WORK, form, dense_task(task))
+        assert found is not None
+        return found
+
+    chosen = {
+        (task, rung.rung)
+        for task, result in results.items()
+        for allowed in summary.ALLOWED
+        for rung, _ in [summary.reached(summary.ladder(result, dense_of(task), task.goal), allowed)]
+        if rung.rung
+    }
+    tests = finals.test_drops(WORK, form, [(each, (dense_task(each[0]), each[1])) for each in sorted(chosen, key=str)])
+    latencies: dict[finals.Network, float] = {}
+    for network in form.networks:
+        mine = sorted((each for each in chosen if each[0].network == network and each[0].seed == form.seeds[0]), key=str)
+        original = Task(network=network, method="dense", goal="", lr=0.0, seed=0), 0
+        latencies |= finals.latency_ratios(WORK, form, mine, original)
+    rows = summary.run_rows(results, dense_of, lambda task, rung: (tests.get((task, rung)), latencies.get((task, rung))))
+    searched = searches.read(WORK, form, policies(WORK, form))
+    return [*summary.mean_rows(rows), *summary.rung_rows(results, dense_of), *searches.rows(searched), *rows]
 
 
 def main() -> None:
@@ -91,7 +135,8 @@ def main() -> None:
     form, about = FORMS[chosen.form], common.machine()
     carry_out(form, sweep(form), chosen.workers)
     carry_out(form, rest(WORK, form), chosen.workers)
-    carry_out(form, scratch(WORK, form), chosen.workers)
+    carry_out(form, [*scratch(WORK, form), *policies(WORK, form)], chosen.workers)
+    common.publish("aap", table(form), seeds=form.seeds, about=about)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,8 @@ def publish(
     draft = RESULTS / f".{name}.json"
     draft.write_text(json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     draft.replace(RESULTS / f"{name}.json")
-    print(table(rows))
+    for columns in dict.fromkeys(tuple(row) for row in rows):
+        print(table([row for row in rows if tuple(row) == columns]), end="\n\n")
     print(f"benchmarks/results/{name}.json written")
 
 

@@ -4,13 +4,11 @@ All cut the same groups (residual streams stay), and reach the same cost at each
 """
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 import torch_pruning as tp
-from pruning.setting import EXAMPLE, STEP, calibration, counted
 from torch import Tensor, nn
 
 from edgec.pipeline.compress.channel_cost import CostUnit
@@ -20,6 +18,7 @@ from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.compress.policy import Phase, Propose
 from edgec.pipeline.compress.scores import Calibration, Scores
 from edgec.pipeline.core.settings import PruneSettings
+from pruning.setting import EXAMPLE, STEP, calibration, counted
 
 Importance = Callable[[object], Tensor]
 
@@ -38,8 +37,8 @@ class Method:
 TORCH_PRUNING: dict[str, Callable[[], Importance]] = {
     "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=1, group_reduction="first", normalizer="mean"),
     "group-norm": lambda: tp.importance.GroupMagnitudeImportance(p=2, group_reduction="mean", normalizer="mean"),
-    "bn-scale": lambda: tp.importance.BNScaleImportance(),
-    "taylor": lambda: tp.importance.GroupTaylorImportance(),
+    "bn-scale": tp.importance.BNScaleImportance,
+    "taylor": tp.importance.GroupTaylorImportance,
 }
 OURS = ("unique", "attg2", "random")
 
@@ -66,10 +65,11 @@ def rungs(
             narrow = steps.send(narrow)
 
 
-Steps = "Generator[nn.Module, nn.Module, None]"
+Steps = Generator[nn.Module, nn.Module, None]
+"""Yields the next network to recover, and is sent the recovered one."""
 
 
-def _ours(method: Method, dense: nn.Module, unit: CostUnit, seed: int):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _ours(method: Method, dense: nn.Module, unit: CostUnit, seed: int) -> Steps:
     """The product's cuts: each sent the recovered network, yields the next one to recover."""
     name = method.criterion if method.criterion in OURS else "l2"
     settings = PruneSettings(criterion=name, round_to=1, refit=method.refit, samples=len(calibration()[0]))
@@ -110,7 +110,7 @@ def _backward(module: nn.Module) -> None:
     F.cross_entropy(module(images), labels).backward()
 
 
-def _theirs(method: Method, dense: nn.Module, unit: CostUnit):  # type: ignore[no-untyped-def]  # noqa: ANN202
+def _theirs(method: Method, dense: nn.Module, unit: CostUnit) -> Steps:
     """Torch-Pruning's own pruner, its ratio of channels bisected to the rung's cost."""
     keep = {g.name for g in find_groups(dense, EXAMPLE).prunable}
     start = _in(unit, dense)

@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pruning.methods import METHODS, rungs
-from pruning.setting import Form, counted, dense, identity, packed, recover, right, untrained
 from torch import nn
 
 from edgec.models.build import load_tensors, save_tensors
 from edgec.models.narrow import narrow
 from edgec.pipeline.compress.channel_cost import CostUnit
 from edgec.pipeline.core.records import Split
+from pruning.methods import METHODS, rungs
+from pruning.setting import Form, counted, dense, identity, packed, recover, right, untrained
 
 Result = dict[str, Any]
 

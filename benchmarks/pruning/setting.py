@@ -2,8 +2,6 @@
 
 import base64
 import hashlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -24,6 +22,7 @@ from edgec.pipeline.core.codec import digest_of_json
 from edgec.pipeline.core.protocols import Dataset
 from edgec.pipeline.core.records import Cost, DataSpec, ModelSpec, Split, TensorSpec
 from edgec.pipeline.core.settings import DataSettings, TrainSettings
+from edgec.pipeline.events import Silent
 
 WEIGHTS = Path(next(iter(models.__path__))) / "weights"
 EXAMPLE = torch.zeros(1, *INPUT_SHAPE)
@@ -65,24 +64,6 @@ FORMS = {
 }
 STEP = 0.7
 """Of the cost that each rung keeps."""
-
-
-class Silent:
-    """`protocols.Events` that says nothing."""
-
-    @contextmanager
-    def stage(self, name: str, detail: str = "") -> Iterator[None]:
-        yield
-
-    @contextmanager
-    def progress(self, what: str, total: int) -> Iterator[Callable[[int], None]]:
-        yield lambda done: None
-
-    def note(self, text: str) -> None:
-        pass
-
-    def warn(self, code: str, text: str) -> None:
-        pass
 
 
 @cache
