@@ -27,7 +27,9 @@ RULES = ("accuracy_drop_points", "latency_ratio", "size_ratio", "energy_ratio")
 """Fields of GateSettings; a rule's `asked` and `seen` are in the unit that its name says."""
 
 OBJECTIVE_LATENCY, OBJECTIVE_ACCURACY = "objective_latency_ratio", "objective_accuracy_drop_points"
-"""Rules from an objective: p50 over the dense network's at the same precision, same run; top-1 lost on the device."""
+OBJECTIVE_ENERGY, OBJECTIVE_SIZE = "objective_energy_ratio", "objective_size_ratio"
+"""Rules from an objective: p50, gross energy and file size over the dense network's at the same precision, same run; top-1 lost on the
+device."""
 
 PASS, FAIL, INCONCLUSIVE = "pass", "fail", "inconclusive"
 
@@ -54,7 +56,7 @@ def decide(
     """Apply every rule that the settings ask for.
 
     Args:
-        asked: the recipe's objective, whose bounds on accuracy and latency become rules on what was deployed.
+        asked: the recipe's objective, whose bounds on accuracy, latency, energy and size become rules on what was deployed.
         correct: whether each image was right on the device, by the candidate and by the baseline (bool, same images in the same
             order); None when one of the two was not stored, which leaves the accuracy rule inconclusive.
 
@@ -92,7 +94,7 @@ def decide(
 def _asked(
     candidate: Measurement, baseline: Measurement, asked: Asked, settings: "GateSettings", correct: "Correctness | None"
 ) -> list[RuleResult]:
-    """The objective's accuracy and latency bounds, judged on the deployed network."""
+    """The objective's bounds on what is measured, judged on the deployed network."""
     level = stats.one_sided(settings.confidence)
     rules = []
     if asked.constraints.accuracy_drop is not None:
@@ -104,6 +106,14 @@ def _asked(
         ratio = compare.latency_ratio(candidate, asked.dense, level)
         provenances = (candidate.provenance, asked.dense.provenance)
         rules.append(_rule(OBJECTIVE_LATENCY, asked.constraints.latency_ratio, ratio, provenances, settings))
+    if asked.constraints.energy_ratio is not None:
+        joules = compare.energy_ratio(candidate, asked.dense, level)
+        of_energy = (compare.energy_provenance(candidate), compare.energy_provenance(asked.dense))
+        rules.append(_rule(OBJECTIVE_ENERGY, asked.constraints.energy_ratio, joules, of_energy, settings))
+    if asked.constraints.size_ratio is not None:
+        smaller = compare.size_ratio(candidate, asked.dense)
+        provenances = (candidate.provenance, asked.dense.provenance)
+        rules.append(_rule(OBJECTIVE_SIZE, asked.constraints.size_ratio, smaller, provenances, settings))
     return rules
 
 

@@ -49,7 +49,7 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
         LoweringError: the target cannot run it.
     """
     refuse_early(config, target, facts)
-    asked = objective.text(objective.parse(config.objective.subject_to))
+    asked = objective.text(objective.asked(config.objective))
     runtime = next((r for r in facts.runtimes if r.name == target.backend), None)
     version = "" if runtime is None or runtime.version is None else f" {runtime.version}"
     meters = [m for m in facts.meters if m.usable]

@@ -6,6 +6,7 @@ short calibration is enough here.
 """
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from edgec.pipeline import objective, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import MeasurementError
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Probed
+from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Probed, StoppingRule
 from edgec.pipeline.core.settings import Config, TargetSettings
 from edgec.pipeline.stats import quantile, ratio_of_estimates, ratio_of_medians, refused
 from edgec.pipeline.work import Work
@@ -22,6 +23,9 @@ from edgec.targets.replies import NetworkJob, ProfiledNetwork, ProfileRun
 from edgec.targets.session import AgentSession
 
 CALIBRATION_IMAGES = 32
+ENERGY_S = 6.0
+"""Time of each network where energy is measured, at least: 100 periods (`profilers.energy.MIN_PERIODS`) of a meter that is read every
+50 ms, and some."""
 
 
 class TargetProbe:
@@ -55,8 +59,8 @@ class TargetProbe:
             NetworkJob(label=label, file=digest, format=backend.format, runtime=backend.name, inputs=self._inputs, threads=settings.threads)
             for label, digest in (("candidate", candidate_digest), ("dense", self._dense.file))
         ]
-        meter = settings.meter if self._energy else "none"
-        run = self._session.profile(jobs, settings.probe, meter=meter, idle_s=0.0, seed=self._work.config.seed)
+        meter, rule = (settings.meter, _long(settings.probe)) if self._energy else ("none", settings.probe)
+        run = self._session.profile(jobs, rule, meter=meter, idle_s=0.0, seed=self._work.config.seed)
         networks = {network.label: network for network in run.networks}
         ours, theirs = networks["candidate"], networks["dense"]
         samples = [t / 1e9 for block in ours.blocks for t in block]
@@ -103,6 +107,11 @@ class SizeProbe:
             file = Path(folder) / f"candidate.{self._backend.format}"
             stages.lower_candidate(self._work, self._data, network, self._backend, file, samples=CALIBRATION_IMAGES)
             return file.stat().st_size
+
+
+def _long(rule: StoppingRule) -> StoppingRule:
+    """Long enough for energy."""
+    return replace(rule, min_time_s=max(rule.min_time_s, ENERGY_S), max_time_s=max(rule.max_time_s, ENERGY_S))
 
 
 def wants_energy(config: Config) -> bool:

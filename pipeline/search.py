@@ -58,11 +58,11 @@ def _require_measurable(work: Work, constraints: Constraints, probe: Probe | Non
         raise ConfigError(f"{what}, and there is no target to measure it on", hint='name one: --target, or [objective] on = "…"')
     if probe is None or facts is None or not wants_energy(work.config):
         return
-    reasons = [f"{meter.name}: {meter.reason}" for meter in facts.meters if not meter.usable]
-    if work.config.measure.meter == "none":
-        reasons = ['[measure] meter = "none"']
-    elif any(meter.usable for meter in facts.meters):
+    wanted = work.config.measure.meter
+    meters = [meter for meter in facts.meters if wanted in ("auto", meter.name)]
+    if any(meter.usable for meter in meters):
         return
+    reasons = ['[measure] meter = "none"'] if wanted == "none" else [f"{meter.name}: {meter.reason}" for meter in meters]
     raise ConfigError(
         f"energy is asked for, and {facts.board} has no usable meter ({'; '.join(reasons) or 'none is known there'})",
         hint="bound latency_p50 or macs instead, or take a target with a meter: edgec doctor lists them",

@@ -102,18 +102,21 @@ class Cutter:
     def _price(self, module: nn.Module, groups: Groups) -> ChannelCost:
         if self.table is not None:
             return TableCost(self.table, groups)
-        counted = self.cost(module)
-        total = counted.parameters if self.unit is CostUnit.PARAMETERS else counted.macs
-        return CountedCost(layers(module, self._shape), groups, self.unit, total=total)
+        return CountedCost(layers(module, self._shape), groups, self.unit, total=self._in_unit(self.cost(module)))
 
     def cost(self, module: nn.Module) -> Cost:
         """By tracing."""
         return cost(module, self._shape)
 
-    def share(self, network: Network, selection: Selection) -> float:
-        """What is left of a network after a cut, over the dense network, in the unit of the search."""
+    def share(self, network: Network, selection: Selection, counted: Cost) -> float:
+        """What a cut leaves of the dense network's cost, in the unit of the search: as counted in what is left, or by the table."""
+        if self.table is None:
+            return self._in_unit(counted) / self._in_unit(self.dense_cost)
         left = {g.name: g.channels - len(selection.removed.get(g.name, ())) for g in network.groups.prunable}
         return network.price.total(left) / self.dense.cost
+
+    def _in_unit(self, counted: Cost) -> int:
+        return counted.parameters if self.unit is CostUnit.PARAMETERS else counted.macs
 
     def selection(self, network: Network, step: Propose) -> Selection:
         """The channels that a proposal takes from a network, all parts as one."""

@@ -213,7 +213,8 @@ class _Search:
         return Propose(phase=Phase.TRAIN, cost_kept=asked if rounds == 1 else base * math.exp(-way / rounds), parent=good)
 
     def _short(self, good: int, why: str) -> Stop:
-        return Stop(chosen=good, met=False, reason=f"the objective is not met: {why}")
+        nearest = "the dense one" if good == 0 else f"one with {self.history[good].kept:.3f} of the cost"
+        return Stop(chosen=good, met=False, reason=f"the objective is not met: {why}; the nearest network is {nearest}")
 
     def _next_probe(self, good: int) -> Propose | int | None:
         """The next probe from network `good`; or the place of the mildest one that meets the bounds; or None when there is none.

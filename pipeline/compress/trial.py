@@ -112,7 +112,7 @@ class Trials:
         self._tried.add(attempt)
         if step.phase is Phase.PROBE:
             return trial, self._round(trial, index, done)
-        trained, module = self._train(network, step, selection)
+        trained, module = self._train(network, step, selection, share=1 - done.share * cutter.dense.cost / network.cost)
         drop = None if trained.drop is None else trained.drop.value
         trial = replace(trial, drop=drop, drop_se=trained.drop_se, failure=trained.failure)
         record = self._round(trial, index, done, trained)
@@ -136,13 +136,14 @@ class Trials:
         started = time.monotonic()
         selection = self._cutter.selection(network, step)
         narrow = cut(network.module, selection)
+        counted = self._cutter.cost(narrow)
         done = _Cut(
             removed=dict(selection.removed),
             threshold=selection.threshold,
             exhausted=selection.exhausted,
-            cost=self._cutter.cost(narrow),
+            cost=counted,
             widths=widths(narrow),
-            share=self._cutter.share(network, selection),
+            share=self._cutter.share(network, selection, counted),
             probed=self._probed(narrow) if measured and selection else None,
             wall_s=time.monotonic() - started,
         )
@@ -164,8 +165,8 @@ class Trials:
             self._measured[shape] = probed
         return self._measured[shape]
 
-    def _train(self, network: Network, step: Propose, selection: Selection) -> tuple[_Trained, nn.Module | None]:
-        """The cut network after recovery and evaluation; no network when training failed."""
+    def _train(self, network: Network, step: Propose, selection: Selection, *, share: float) -> tuple[_Trained, nn.Module | None]:
+        """The cut network, of which `share` of the cost has gone, after recovery and evaluation; no network when training failed."""
         key = self._key(network, "train", step)
         stored = None if self._store is None else self._store.load(key)
         if stored is not None:
@@ -176,7 +177,6 @@ class Trials:
             return adapter(_Trained).validate_python(data), None if tensors is None else narrow
         started = time.monotonic()
         narrow = self._cutter.narrowed(network, step, selection)
-        share = 1 - self._cutter.share(network, selection) * self._cutter.dense.cost / network.cost
         try:
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed_from(key))

@@ -12,6 +12,7 @@ from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.records import (
     Accuracy,
     Conditions,
+    Constraints,
     Energy,
     Estimate,
     Latency,
@@ -224,6 +225,17 @@ def test_a_stored_baseline_of_unlike_conditions_is_inconclusive_and_says_what_di
     got = only(gate.decide(measurement(), stored, settings=LATENCY))
     assert got.outcome == "inconclusive"
     assert words in got.reason
+
+
+def test_objective_on_energy_and_size_is_judged_against_the_dense_network_at_the_same_precision() -> None:
+    dense = replace(with_energy("dense int8", 2.0), size_bytes=1000)
+    asked = gate.Asked(constraints=Constraints(energy_ratio=0.6, size_ratio=0.4), dense=dense)
+    rules = gate.decide(with_energy("candidate", 1.0), BASE, settings=NO_RULE, asked=asked).rules
+    assert [(rule.rule, rule.asked, rule.outcome) for rule in rules] == [
+        ("objective_energy_ratio", 0.6, "pass"),
+        ("objective_size_ratio", 0.4, "fail"),
+    ]
+    assert [rule.seen.value for rule in rules] == pytest.approx([0.5, 0.5])
 
 
 def test_few_blocks_are_inconclusive() -> None:
