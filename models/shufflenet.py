@@ -33,7 +33,8 @@ def branch(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 
 def shuffled(x: Tensor) -> Tensor:
     """The channels of both halves in turn: (n, 2 c, h, w) in the order 0, c, 1, c + 1, …"""
-    return x.unflatten(1, (2, -1)).transpose(1, 2).flatten(1, 2)
+    halves: Tensor = x.unflatten(1, (2, -1))  # type: ignore[no-untyped-call]
+    return halves.transpose(1, 2).flatten(1, 2)
 
 
 class Unit(nn.Module):

@@ -31,7 +31,8 @@ class Attention(nn.Module):
 
     def by_head(self, x: Tensor) -> Tensor:
         """(n, tokens, heads * head_width) to (n, heads, tokens, head_width)."""
-        return x.unflatten(2, (-1, self.head_width)).transpose(1, 2)
+        split: Tensor = x.unflatten(2, (-1, self.head_width))  # type: ignore[no-untyped-call]
+        return split.transpose(1, 2)
 
 
 class Block(nn.Module):
