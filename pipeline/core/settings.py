@@ -33,7 +33,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings:
-    """[data] A data set of ours by name ("fashion-mnist-small", "fashion-mnist"), or "package.module:callable" giving a Dataset."""
+    """[data] A data set of ours ("fashion-mnist-small", "fashion-mnist", "cifar-10"), or "package.module:callable" giving a Dataset."""
 
     name: str
     root: Path | None = None
