@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from edgec.models import dotted
+from edgec.models.names import builder_of
 from edgec.models.narrow import narrow
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.files import replacing
@@ -17,12 +18,13 @@ from edgec.pipeline.core.records import ModelSpec
 
 
 def build(spec: ModelSpec) -> nn.Module:
-    """The dense network, with the builder's own start weights.
+    """The dense network, with the builder's own start weights. The builder may be one of ours by name (`names.NETWORKS`).
 
     Raises:
+        ConfigError: there is no network of that name.
         ModelError: the builder cannot be found, does not take the arguments, fails, or returns something else than a module.
     """
-    module = dotted.called(spec.builder, spec.arguments, "the network's builder")
+    module = dotted.called(builder_of(spec.builder), spec.arguments, "the network's builder")
     if not isinstance(module, nn.Module):
         raise ModelError(f"{spec.builder} returned a {type(module).__name__}, not a torch.nn.Module", hint="return the network itself")
     return module

@@ -1,27 +1,47 @@
 """Data sets with fixed, recorded splits, and the one definition of preprocessing.
 
-Ours: "fashion-mnist" (see `fashion_mnist.py`) and "fashion-mnist-small", which is part of edgec (see `make_subset.py`). A user's own:
-"package.module:callable", called without arguments, returning a `protocols.Dataset`. All of them are held in memory.
+Ours: "fashion-mnist" (see `fashion_mnist.py`), "fashion-mnist-small", which is part of edgec (see `make_subset.py`), and "cifar-10" (see
+`cifar10.py`). A user's own: "package.module:callable", called without arguments, returning a `protocols.Dataset`. All of them are held in
+memory.
 """
 
 import difflib
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgec.models import dotted, fashion_mnist, subset
-from edgec.models.fashion_mnist import Images, Labels
+from edgec.models import cifar10, dotted, fashion_mnist, subset
+from edgec.models.splits import Arrays, Images, Labels
 from edgec.pipeline.core.errors import ConfigError, ModelError
 from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.protocols import Dataset
 from edgec.pipeline.core.records import DataSpec, Digest, Preprocess, Split
 from edgec.pipeline.core.settings import DataSettings
 
-FULL, SMALL = "fashion-mnist", "fashion-mnist-small"
+FULL, SMALL, CIFAR10 = fashion_mnist.NAME, "fashion-mnist-small", cifar10.NAME
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One of our own data sets."""
+
+    read: Callable[[Path | None], Mapping[Split, Arrays]]
+    """Its splits, from the folder that [data] root names."""
+    classes: int
+    preprocess: Preprocess
+    source: str
+
+
+_FASHION = "zalandoresearch/fashion-mnist, MIT licence"
+KNOWN: Mapping[str, Known] = {
+    FULL: Known(fashion_mnist.full, fashion_mnist.CLASSES, fashion_mnist.NORMALISE, _FASHION),
+    SMALL: Known(lambda _: subset.read(), fashion_mnist.CLASSES, fashion_mnist.NORMALISE, _FASHION),
+    CIFAR10: Known(cifar10.full, cifar10.CLASSES, cifar10.NORMALISE, "www.cs.toronto.edu/~kriz/cifar.html, no licence stated"),
+}
 
 
 @dataclass(frozen=True)
@@ -44,19 +64,19 @@ def open_data(settings: DataSettings) -> tuple[DataSpec, Dataset]:
     """
     if ":" in settings.name:
         return open_own(settings)
-    if settings.name not in {FULL, SMALL}:
-        near = difflib.get_close_matches(settings.name, [FULL, SMALL], 1)
+    known = KNOWN.get(settings.name)
+    if known is None:
+        near = difflib.get_close_matches(settings.name, KNOWN, 1)
         raise ConfigError(
             f"there is no data set {settings.name!r}",
-            hint=f"did you mean {near[0]!r}?" if near else f'{FULL}, {SMALL}, or your own as "package.module:callable"',
+            hint=f"did you mean {near[0]!r}?" if near else f'{", ".join(KNOWN)}, or your own as "package.module:callable"',
         )
     if settings.preprocess is not None or settings.classes is not None:
         raise ConfigError(f"preprocess and classes are fixed for {settings.name}", hint="remove them from [data]")
     if settings.name == SMALL and settings.root is not None:
         raise ConfigError(f"{SMALL} is part of edgec and has no root", hint=f"remove root from [data], or take {FULL}")
-    splits = subset.read() if settings.name == SMALL else fashion_mnist.full(settings.root)
-    source = "zalandoresearch/fashion-mnist, MIT licence"
-    return spec_of(settings.name, splits, fashion_mnist.CLASSES, fashion_mnist.NORMALISE, source), ArrayDataset(splits)
+    splits = known.read(settings.root)
+    return spec_of(settings.name, splits, known.classes, known.preprocess, known.source), ArrayDataset(splits)
 
 
 def open_own(settings: DataSettings) -> tuple[DataSpec, Dataset]:

@@ -3,10 +3,7 @@
 Reference: Xiao, Rasul, Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning Algorithms", 2017,
 arXiv:1708.07747; github.com/zalandoresearch/fashion-mnist, MIT licence.
 
-Splits. The test split is the official one (10,000). The 60,000 official training images are put into an order of their own by hashing
-their numbers (`order`): in each class the first 500 are validation, the rest train. Calibration is 2,048 images of train, its classes dealt
-in turn (`dealt`), so that its first k are a fair sample for any k; the beginning of train is not. Calibration images are trained on too;
-none of them is in validation or test.
+Splits as in `splits.py`: 55,000 train (2,048 of them calibration), 5,000 validation, the official 10,000 test.
 """
 
 import gzip
@@ -19,12 +16,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from edgec.models import splits
+from edgec.models.splits import Images, Labels, parted
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import Digest, Preprocess, Split
 
-Images = NDArray[np.uint8]
-Labels = NDArray[np.int64]
-
+NAME = "fashion-mnist"
 CLASSES = 10
 SIDE = 28
 NORMALISE = Preprocess(mean=(0.2860,), std=(0.3530,), pad=2)
@@ -43,14 +40,12 @@ REMEDY = (
     "Debian and Ubuntu: apt-get install dataset-fashion-mnist; elsewhere: python -m edgec.models.fetch fashion-mnist; "
     'or name = "fashion-mnist-small" in [data], which is part of edgec'
 )
-VALIDATION_PER_CLASS = 500
-CALIBRATION = 2048
 
 
-def cache_folder() -> Path:
-    """Where `edgec.models.fetch` puts the files: $EDGEC_DATA/fashion-mnist, or ~/.cache/edgec/fashion-mnist."""
+def cache_folder(name: str = NAME) -> Path:
+    """Where `edgec.models.fetch` puts a data set: $EDGEC_DATA/<name>, or ~/.cache/edgec/<name>."""
     chosen = os.environ.get("EDGEC_DATA")
-    return (Path(chosen) if chosen else Path.home() / ".cache" / "edgec") / "fashion-mnist"
+    return (Path(chosen) if chosen else Path.home() / ".cache" / "edgec") / name
 
 
 def find(root: Path | None = None) -> Path:
@@ -89,32 +84,9 @@ def read_part(folder: Path, part: str) -> tuple[Images, Labels]:
     return pixels.reshape(-1, 1, SIDE, SIDE), labels.astype(np.int64)
 
 
-def order(n: int, part: str) -> NDArray[np.int64]:
-    """A fixed order of 0 … n - 1: by SHA-256 of "fashion-mnist/<part>/<number>". It depends on no library's random generator."""
-    keys = [hashlib.sha256(f"fashion-mnist/{part}/{i}".encode()).digest() for i in range(n)]
-    return np.array(sorted(range(n), key=keys.__getitem__), dtype=np.int64)
-
-
-def dealt(labels: Labels, indices: NDArray[np.int64]) -> NDArray[np.int64]:
-    """`indices` with the first of each class, then the second of each, and so on: the first 10 k have k of each class."""
-    turn = np.empty(len(indices), dtype=np.int64)
-    for label in range(CLASSES):
-        mine = np.flatnonzero(labels[indices] == label)
-        turn[mine] = np.arange(len(mine))
-    return indices[np.argsort(turn, kind="stable")]
-
-
 def split_indices(train_labels: Labels, test_labels: Labels) -> dict[Split, NDArray[np.int64]]:
     """Official numbers of each split's images: into t10k for `test`, into train for the others."""
-    shuffled = order(len(train_labels), "train")
-    is_validation = np.isin(shuffled, dealt(train_labels, shuffled)[: CLASSES * VALIDATION_PER_CLASS])
-    validation, train = shuffled[is_validation], shuffled[~is_validation]
-    return {
-        Split.TRAIN: train,
-        Split.CALIBRATION: dealt(train_labels, train)[:CALIBRATION],
-        Split.VALIDATION: validation,
-        Split.TEST: np.arange(len(test_labels)),
-    }
+    return splits.split_indices(train_labels, test_labels, NAME)
 
 
 def full(root: Path | None = None) -> dict[Split, tuple[Images, Labels]]:
@@ -125,8 +97,4 @@ def full(root: Path | None = None) -> dict[Split, tuple[Images, Labels]]:
     """
     folder = find(root)
     train, test = read_part(folder, "train"), read_part(folder, "t10k")
-    result = {}
-    for split, indices in split_indices(train[1], test[1]).items():
-        images, labels = test if split is Split.TEST else train
-        result[split] = (images[indices], labels[indices])
-    return result
+    return parted(train, test, split_indices(train[1], test[1]))

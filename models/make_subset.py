@@ -7,7 +7,7 @@ import hashlib
 import json
 import lzma
 
-from edgec.models import fashion_mnist
+from edgec.models import fashion_mnist, splits
 from edgec.models.subset import COUNTS, FOLDER, INDEX, pack
 from edgec.pipeline.core.records import Split
 
@@ -19,11 +19,11 @@ def main() -> None:
     """Write the parts and their index."""
     train, test = (fashion_mnist.read_part(fashion_mnist.find(), part) for part in ("train", "t10k"))
     indices = fashion_mnist.split_indices(train[1], test[1])
-    indices[Split.TEST] = fashion_mnist.order(len(test[1]), "t10k")
+    indices[Split.TEST] = splits.order(len(test[1]), f"{fashion_mnist.NAME}/t10k")
     parts = []
     for split, n in COUNTS.items():
         images, labels = test if split is Split.TEST else train
-        chosen = fashion_mnist.dealt(labels, indices[split])[:n]
+        chosen = splits.dealt(labels, indices[split])[:n]
         for number, start in enumerate(range(0, len(chosen), IMAGES_PER_FILE)):
             some = chosen[start : start + IMAGES_PER_FILE]
             data = pack(images[some], labels[some])

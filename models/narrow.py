@@ -61,7 +61,8 @@ def put(layer: nn.Module, leaf: str, tensor: Tensor) -> None:
 def follow(layer: nn.Module) -> None:
     """Set the layer's widths from its tensors' shapes.
 
-    A depthwise convolution (as many groups as inputs) keeps one group a channel; another grouped one keeps its number of groups.
+    A depthwise convolution (as many groups as inputs) keeps one group a channel; another grouped one keeps its number of groups. A
+    recurrent layer of several levels is not narrowed.
     """
     if isinstance(layer, _ConvNd):
         into_first = isinstance(layer, _ConvTransposeNd)
@@ -84,6 +85,9 @@ def follow(layer: nn.Module) -> None:
         layer.normalized_shape = tuple(layer.weight.shape)
     elif isinstance(layer, nn.PReLU):
         layer.num_parameters = len(layer.weight)
+    elif isinstance(layer, nn.RNNBase):
+        tensors = dict(layer.named_parameters())
+        layer.hidden_size, layer.input_size = tensors["weight_hh_l0"].shape[1], tensors["weight_ih_l0"].shape[1]
 
 
 def mismatch(

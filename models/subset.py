@@ -15,7 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edgec.models.fashion_mnist import SIDE, Images, Labels
+from edgec.models.fashion_mnist import SIDE
+from edgec.models.splits import Images, Labels
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import Split
 

@@ -20,6 +20,7 @@ import torch
 
 from edgec.models.build import build, save_tensors
 from edgec.models.data import FULL, open_data
+from edgec.models.names import NETWORKS
 from edgec.pipeline.compress.losses import label_loss
 from edgec.pipeline.compress.train import Plan, Samples, fit, predict, top1, uses_bf16
 from edgec.pipeline.core.errors import EdgecError
@@ -27,13 +28,16 @@ from edgec.pipeline.core.records import ModelSpec, Split, TensorSpec
 from edgec.pipeline.core.settings import DataSettings, TrainSettings
 
 INPUT_SHAPE = (1, 32, 32)
-BUILDERS = {
-    "resnet20": "edgec.models.resnet:resnet20",
-    "resnet56": "edgec.models.resnet:resnet56",
-    "vgg8": "edgec.models.vgg:vgg8",
-    "mobilenet_v2": "edgec.models.mobilenet:mobilenet_v2",
+PEAK_LR = {
+    "resnet20": 0.1,
+    "resnet56": 0.1,
+    "vgg8": 0.05,
+    "vgg16": 0.05,
+    "vgg19": 0.05,
+    "mobilenet_v2": 0.1,
+    "shufflenet_v2": 0.1,
 }
-PEAK_LR = {"resnet20": 0.1, "resnet56": 0.1, "vgg8": 0.05, "mobilenet_v2": 0.1}
+"""The networks that it trains."""
 SAY_EVERY_S = 60.0
 
 
@@ -73,7 +77,7 @@ class Lines:
 def train(network: str, plan: Plan, settings: TrainSettings, work: Path) -> tuple[torch.nn.Module, dict[str, object]]:
     """The trained network and its card."""
     data, dataset = open_data(DataSettings(name=FULL))
-    spec = ModelSpec(builder=BUILDERS[network], inputs=(TensorSpec(name="input", shape=(None, *INPUT_SHAPE)),), classes=data.classes)
+    spec = ModelSpec(builder=NETWORKS[network], inputs=(TensorSpec(name="input", shape=(None, *INPUT_SHAPE)),), classes=data.classes)
     torch.manual_seed(plan.seed)
     module = build(spec)
     images, labels = dataset.arrays(Split.TRAIN)
@@ -105,7 +109,7 @@ def train(network: str, plan: Plan, settings: TrainSettings, work: Path) -> tupl
 def main() -> None:
     """Read the command line, train, write weights and card."""
     parser = argparse.ArgumentParser(prog="python -m edgec.models.train_baseline", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("network", choices=sorted(BUILDERS))
+    parser.add_argument("network", choices=sorted(PEAK_LR))
     parser.add_argument("--epochs", type=float, default=12)
     parser.add_argument("--lr", type=float, help=f"peak of the schedule; default: {PEAK_LR}")
     parser.add_argument("--seed", type=int, default=0)

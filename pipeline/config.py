@@ -57,6 +57,8 @@ def load(path: Path, *, environment: Mapping[str, str], overrides: Mapping[str, 
 
     for where, what in _check_schema(document):
         report(where, what)
+    for where, what in _name_as_builder(document, lines):
+        report(where, what)
     for key in sorted(_OURS & document.keys()):
         report((key,), _unknown((key,), document))
         del document[key]
@@ -131,6 +133,19 @@ def _check_schema(document: dict[str, Any]) -> Iterator[tuple[KeyPath, str]]:
         yield ("schema",), f"schema must be {SCHEMA}, is {schema!r}"
     elif schema > SCHEMA:
         yield ("schema",), f"schema {schema} was made for a newer edgec, this one reads {SCHEMA}: update edgec"
+
+
+def _name_as_builder(document: dict[str, Any], lines: dict[KeyPath, int]) -> Iterator[tuple[KeyPath, str]]:
+    """[model] name is another word for a builder that is one of edgec's own networks."""
+    model = document.get("model")
+    if not isinstance(model, dict) or "name" not in model:
+        return
+    name = model.pop("name")
+    if "builder" in model:
+        yield ("model", "name"), "[model] has both name and builder: a name stands for a builder of edgec's own"
+        return
+    model["builder"] = name
+    lines[("model", "builder")] = line_of(("model", "name"), lines) or 0
 
 
 def _duplicate_names(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:

@@ -55,7 +55,9 @@ def spelt(pattern: str, words: str) -> Limit:
 NAME = spelt(r"[A-Za-z0-9_][A-Za-z0-9._-]*", "a name of letters, digits, '-', '_' and '.'")
 """It becomes a folder on the device and a word on the command line."""
 
-BUILDER = spelt(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", 'written "package.module:callable"')
+BUILDER = spelt(
+    r"[a-z][a-z0-9_]*|[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*", 'written "package.module:callable", or a network of edgec\'s'
+)
 
 _RULE = {
     "min_time_s": at_least(0),

@@ -53,10 +53,12 @@ def open_data(work: Work) -> Data:
 
 
 def model_spec(work: Work) -> ModelSpec:
-    """The configured network."""
+    """The configured network; one of ours by name is recorded with its builder."""
+    from edgec.models.names import builder_of
+
     settings = work.config.model
     return ModelSpec(
-        builder=settings.builder,
+        builder=builder_of(settings.builder),
         arguments=settings.arguments,
         inputs=(TensorSpec(name=settings.input_name, shape=(None, *settings.input_shape)),),
         classes=settings.classes,

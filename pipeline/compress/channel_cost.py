@@ -76,11 +76,6 @@ class CountedCost:
         outputs, inputs = layer.outputs, layer.inputs
         for group, side, multiplicity in self._shares[name]:
             gone = multiplicity * (self._channels[group] - widths.get(group, self._channels[group]))
-            outputs -= gone if side is not Side.IN else 0
+            outputs -= gone if side in (Side.OUT, Side.CHANNEL) else 0
             inputs -= gone if side is not Side.OUT else 0
-        if layer.kernel == 0:
-            per_channel = layer.parameters // layer.outputs if layer.outputs else 0
-            return per_channel * outputs if self._unit is CostUnit.PARAMETERS else 0
-        depthwise = layer.groups > 1 and layer.groups == layer.inputs
-        weights = outputs * (1 if depthwise else inputs // layer.groups) * layer.kernel
-        return weights + layer.bias * outputs if self._unit is CostUnit.PARAMETERS else weights * layer.positions
+        return layer.parameters_at(outputs, inputs) if self._unit is CostUnit.PARAMETERS else layer.macs_at(outputs, inputs)

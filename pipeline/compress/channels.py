@@ -19,8 +19,10 @@ class Side(StrEnum):
     """Filters of a convolution, rows of a linear layer."""
     IN = "in"
     """Input channels of a convolution, columns of a linear layer."""
+    FED = "fed"
+    """Inputs of a layer that is not one matrix over all of them (grouped or transposed convolution, LSTM): cut, not re-fitted."""
     CHANNEL = "channel"
-    """Both at once: normalisation, depthwise convolution."""
+    """Both at once: normalisation, depthwise convolution, a slope a channel."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +47,7 @@ class Group:
     channels: int
     members: tuple[Member, ...]
     writers: tuple[str, ...]
-    """Layers that compute the channels (convolutions, depthwise ones too, and linear layers), in order of execution."""
+    """Layers that compute the channels (convolutions, depthwise ones too, linear and recurrent layers), in order of execution."""
     feeds_output: bool = False
     """A consumer is the network's last layer."""
     prunable: bool = True

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgec.models.data import affine, padded, preprocess
-from edgec.models.fashion_mnist import Images, Labels
+from edgec.models.splits import Images, Labels
 from edgec.pipeline.compress import augment
 from edgec.pipeline.core.codec import digest_of_json
 from edgec.pipeline.core.errors import CompressionError, TrainingDiverged

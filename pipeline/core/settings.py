@@ -23,6 +23,7 @@ class ModelSettings:
     """[model] The trained network: "package.module:callable" with arguments, weights, and its input without the batch dimension."""
 
     builder: str
+    """Or `name` in its place: one of edgec's own networks ("resnet20", "shufflenet_v2", …; models/names.py)."""
     weights: Path
     arguments: Mapping[str, Scalar] = field(default_factory=dict)
     input_shape: tuple[int, ...] = (1, 32, 32)
@@ -32,7 +33,7 @@ class ModelSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataSettings:
-    """[data] A data set of ours by name ("fashion-mnist-small", "fashion-mnist"), or "package.module:callable" giving a Dataset."""
+    """[data] A data set of ours ("fashion-mnist-small", "fashion-mnist", "cifar-10"), or "package.module:callable" giving a Dataset."""
 
     name: str
     root: Path | None = None

@@ -4,6 +4,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from edgec.models.efficientnet import EfficientNetLite
+from edgec.models.lstm import lstm
+from edgec.models.mobilenet import mobilenet_v2
+from edgec.models.resnet import resnet20, resnet56
+from edgec.models.shufflenet import ShuffleNetV2
+from edgec.models.vgg import vgg16, vgg19
+from edgec.models.vit import ViT as SmallViT
+
 torch.set_num_threads(1)
 
 
@@ -271,17 +279,52 @@ class ViT(nn.Module):
         return self.fc(self.norm3(x).mean(dim=1))
 
 
-class Recurrent(nn.Module):
-    """Rows of the image as steps of an LSTM or a GRU, after a linear layer and before one."""
+class FusedHeads(nn.Module):
+    """Attention heads whose queries, keys and values are one linear layer; their number is read off its width."""
 
-    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU]) -> None:
+    def __init__(self, width: int = 16, heads: int = 8) -> None:
         super().__init__()
-        self.embed, self.steps = nn.Linear(8, 10), kind(10, 12, batch_first=True)
-        self.hidden, self.fc = nn.Linear(12, 9), nn.Linear(9, 3)
+        self.head_width = width // heads
+        self.patch, self.norm = nn.Conv2d(1, width, 2, 2), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.fc = nn.Linear(width, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        steps, _ = self.steps(F.relu(self.embed(x.squeeze(1))))
-        return self.fc(F.relu(self.hidden(steps[:, -1])))
+        x = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+        q, k, v = self.qkv(x).unflatten(2, (3, -1, self.head_width)).permute(2, 0, 3, 1, 4).unbind(0)
+        return self.fc((x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))).mean(dim=1))
+
+
+class Recurrent(nn.Module):
+    """Rows of the image as steps of a recurrent layer, after a linear layer and before one."""
+
+    def __init__(
+        self, kind: type[nn.RNNBase], layers: int = 1, *, both: bool = False, batch_first: bool = True, state: bool = False
+    ) -> None:
+        super().__init__()
+        self.batch_first, self.state = batch_first, state
+        self.embed, self.steps = nn.Linear(8, 10), kind(10, 12, num_layers=layers, batch_first=batch_first, bidirectional=both)
+        self.hidden, self.fc = nn.Linear(24 if both else 12, 9), nn.Linear(9, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.embed(x.squeeze(1)))
+        steps, last = self.steps(x if self.batch_first else x.transpose(0, 1))
+        if self.state:
+            return self.fc(F.relu(self.hidden((last[0] if isinstance(last, tuple) else last)[0])))
+        return self.fc(F.relu(self.hidden(steps[:, -1] if self.batch_first else steps[-1])))
+
+
+class TwoInputs(nn.Module):
+    """An image and a vector beside it, each through layers of its own, side by side before the last two."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.image, self.vector = nn.Sequential(conv_bn(1, 8), nn.ReLU(), conv_bn(8, 10), nn.ReLU()), nn.Linear(5, 7)
+        self.both, self.fc = nn.Linear(17, 12), nn.Linear(12, 3)
+
+    def forward(self, image: Tensor, vector: Tensor) -> Tensor:
+        x = torch.cat((self.image(image).mean(dim=(2, 3)), F.relu(self.vector(vector))), dim=1)
+        return self.fc(F.relu(self.both(x)))
 
 
 class Activations(nn.Module):
@@ -400,6 +443,9 @@ ZOO = {
     "inception": Inception,
     "inverted": Inverted,
     "lstm": lambda: Recurrent(nn.LSTM),
+    "lstm_both_ways": lambda: Recurrent(nn.LSTM, both=True),
+    "lstm_deep": lambda: Recurrent(nn.LSTM, 2),
+    "lstm_state": lambda: Recurrent(nn.LSTM, batch_first=False, state=True),
     "mlp": MLP,
     "resnet": ResNet,
     "shared": Shared,
@@ -411,3 +457,26 @@ ZOO = {
     "vit": ViT,
 }
 """Name to builder; all take one 8 x 8 image of one channel."""
+
+IMAGE = (1, 8, 8)
+
+MODELS = {
+    "efficientnet_lite0": (lambda: EfficientNetLite(1, 3, ((1, 8, 1, 1, 3), (6, 8, 2, 2, 5), (6, 12, 1, 2, 3)), 8, 24), ((1, 32, 32),)),
+    "fused_heads": (FusedHeads, (IMAGE,)),
+    "mobilenet_v2": (lambda: mobilenet_v2(1, 3, 0.1), (IMAGE,)),
+    "resnet20": (lambda: resnet20(1, 3, 8), (IMAGE,)),
+    "resnet56": (lambda: resnet56(1, 3, 8), (IMAGE,)),
+    "row_lstm": (lambda: lstm(1, 3, 8, 16), (IMAGE,)),
+    "shufflenet_v2": (lambda: ShuffleNetV2(1, 3, (12, 24, 32, 20), (2, 3, 2), 8), (IMAGE,)),
+    "small_vit": (lambda: SmallViT(1, 3, 8, 2, 32, 2, 8), (IMAGE,)),
+    "two_inputs": (TwoInputs, (IMAGE, (5,))),
+    "vgg16": (lambda: vgg16(1, 3, 8), ((1, 16, 16),)),
+    "vgg19": (lambda: vgg19(1, 3, 8), ((1, 16, 16),)),
+}
+"""edgec's own networks at small widths, and others that test_refit.py is not about: builder and shape of each input."""
+
+
+def inputs_of(shapes: tuple[tuple[int, ...], ...], n: int = 1, seed: int | None = None) -> tuple[Tensor, ...]:
+    """Zeros, or normal noise from a seed, for a batch of n."""
+    generator = torch.Generator().manual_seed(seed or 0)
+    return tuple(torch.zeros(n, *shape) if seed is None else torch.randn(n, *shape, generator=generator) for shape in shapes)

@@ -55,7 +55,7 @@ def test_build_passes_arguments() -> None:
 @pytest.mark.parametrize(
     ("builder", "arguments", "says"),
     [
-        ("resnet20", {}, 'not as "package.module:callable"'),
+        (":resnet20", {}, 'not as "package.module:callable"'),
         ("edgec.models.resnet:", {}, 'not as "package.module:callable"'),
         ("no_such_package.nets:build", {}, "cannot be imported"),
         ("edgec.models.resnet:resnet21", {}, "has no 'resnet21'"),

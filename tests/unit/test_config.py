@@ -91,6 +91,31 @@ def test_bad_value_is_told_with_line_and_remedy(tmp_path: Path, case: str) -> No
     assert problems(tmp_path, GOOD + text) == [expected]
 
 
+def test_network_of_ours_is_named(tmp_path: Path) -> None:
+    config = read(tmp_path, GOOD.replace('builder = "net:build"', 'name = "shufflenet_v2"'))
+    assert config.model.builder == "shufflenet_v2"
+    assert config.origins["model.builder"] == "deploy.toml:3"
+    assert read(tmp_path, GOOD, {"EDGEC_MODEL_BUILDER": "resnet20"}).model.builder == "resnet20"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            'name = "vgg8"\nbuilder = "net:build"',
+            "deploy.toml:3: [model] has both name and builder: a name stands for a builder of edgec's own",
+        ),
+        (
+            'name = "VGG-8"',
+            "deploy.toml:3: [model] builder must be written \"package.module:callable\", or a network of edgec's, is 'VGG-8'",
+        ),
+        ("name = 8", "deploy.toml:3: [model] builder must be a text in quotes, is 8"),
+    ],
+)
+def test_wrong_network_name_is_told(tmp_path: Path, line: str, expected: str) -> None:
+    assert problems(tmp_path, GOOD.replace('builder = "net:build"', line)) == [expected]
+
+
 def test_top_level_values_are_told(tmp_path: Path) -> None:
     found = problems(tmp_path, 'seeed = 3\nprune = 1\napp = "a/b"\nkeep = 0\n' + GOOD)
     assert found == [

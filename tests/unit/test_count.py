@@ -25,6 +25,28 @@ def test_grouped_and_depthwise_convolutions_read_only_their_own_inputs():
     assert cost(network, (8, 4, 4)).macs == 16 * (12 * 2 * 9 + 12 * 9)
 
 
+def test_transposed_convolution_multiplies_at_every_place_of_its_input():
+    network = nn.ConvTranspose2d(4, 6, 3, stride=2, bias=True)
+    assert cost(network, (4, 5, 5)) == Cost(parameters=4 * 6 * 9 + 6, macs=4 * 6 * 9 * 25, activation_bytes=4 * 6 * 11 * 11)
+
+
+@pytest.mark.parametrize(("kind", "gates"), [(nn.LSTM, 4), (nn.GRU, 3), (nn.RNN, 1)])
+@pytest.mark.parametrize("directions", [1, 2])
+def test_recurrent_layer_multiplies_inputs_and_state_in_every_gate_and_step(kind, gates, directions):
+    class Last(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(5, 7, batch_first=True, bidirectional=directions == 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x)[0]
+
+    weights = directions * gates * 7 * (5 + 7)
+    assert cost(Last(), (3, 5)) == Cost(
+        parameters=weights + 2 * directions * gates * 7, macs=3 * weights, activation_bytes=4 * 3 * 7 * directions
+    )
+
+
 def test_layer_that_runs_twice_counts_its_macs_twice_and_its_parameters_once():
     layer = nn.Conv2d(4, 4, 1, bias=False)
     assert cost(nn.Sequential(layer, nn.ReLU(), layer), (4, 5, 5)) == Cost(parameters=16, macs=2 * 16 * 25, activation_bytes=2 * 4 * 100)

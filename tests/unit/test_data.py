@@ -4,14 +4,16 @@ import hashlib
 import io
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from edgec.models import fashion_mnist, subset
+from edgec.models import cifar10, fashion_mnist, subset
 from edgec.models.data import affine, open_data, pack_for_device, preprocess
+from edgec.models.splits import split_indices
 from edgec.pipeline.core.errors import ConfigError, ModelError
 from edgec.pipeline.core.records import Preprocess, Split
 from edgec.pipeline.core.settings import DataSettings
@@ -77,6 +79,83 @@ def test_full_set_has_its_recorded_splits_and_the_small_one_is_a_part_of_it() ->
         seen = full[Split.TRAIN] & image_digests(small[unseen][0])
         assert not seen, f"{len(seen)} images of the small {unseen} split are in the full train split"
         assert not full[Split.CALIBRATION] & full[unseen]
+
+
+def cifar_files(per_class: int = 520, damage: dict[str, bytes] | None = None) -> dict[str, bytes]:
+    """Small files in the layout of the binary version; red of an image is its number within its file modulo 251, green its label."""
+    files = {}
+    for part in (*cifar10.TRAIN, *cifar10.TEST):
+        n = 10 * per_class // 5 if part in cifar10.TRAIN else 50
+        images = (bytes([i % 10]) + bytes([i % 251]) * 1024 + bytes([i % 10]) * 1024 + bytes(range(32)) * 32 for i in range(n))
+        files[part] = b"".join(images)
+    return {**files, **(damage or {})}
+
+
+def cifar_archive(folder: Path, files: dict[str, bytes]) -> str:
+    """Write them as the archive; its SHA-256."""
+    file = folder / cifar10.ARCHIVE
+    with tarfile.open(file, "w:gz", compresslevel=1) as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(f"{cifar10.FOLDER}/{name}")
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_cifar_10_is_read_from_its_binary_layout_into_fixed_splits(tmp_path: Path) -> None:
+    splits = cifar10.full(tmp_path, cifar_archive(tmp_path, cifar_files()))
+    assert {split: len(labels) for split, (_, labels) in splits.items()} == {
+        "train": 200,
+        "calibration": 200,
+        "validation": 5000,
+        "test": 50,
+    }
+    for images, labels in splits.values():
+        assert (images.shape[1:], images.dtype, labels.dtype) == ((3, 32, 32), np.uint8, np.int64)
+        assert (images[:, 0] == images[:, 0, :1, :1]).all(), "red is a plane of its own"
+        assert (images[:, 1] == labels[:, None, None]).all(), "green comes next"
+        assert (images[:, 2] == np.arange(32)).all(), "a row lies behind the row above it"
+    assert set(np.bincount(splits[Split.VALIDATION][1])) == {500}
+    assert sorted(splits[Split.CALIBRATION][1][:10]) == list(range(10)), "its first images are one of each class"
+    assert splits[Split.TEST][0][:50, 0, 0, 0].tolist() == list(range(50)), "test keeps the official order"
+
+
+def test_cifar_10_order_is_fixed() -> None:
+    first = sorted(range(50_000), key=lambda i: hashlib.sha256(f"cifar-10/train/{i}".encode()).hexdigest())[:5]
+    labels = np.arange(50_000) % 10
+    assert split_indices(labels, labels[:10_000], "cifar-10")[Split.VALIDATION][:5].tolist() == first
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        (cifar_files(20, {"data_batch_3.bin": bytes(3073 + 5)}), "data_batch_3.bin has 3078 bytes, no whole number of records of 3073"),
+        (cifar_files(20, {"data_batch_3.bin": b""}), "data_batch_3.bin has 0 bytes"),
+        (cifar_files(20, {"test_batch.bin": bytes([10]) + bytes(3072)}), "test_batch.bin has the label 10"),
+        ({"data_batch_1.bin": bytes(3073)}, "cannot be read"),
+    ],
+)
+def test_damaged_cifar_10_is_refused(tmp_path: Path, files: dict[str, bytes], says: str) -> None:
+    digest = cifar_archive(tmp_path, files)
+    with pytest.raises(ModelError, match=says):
+        cifar10.full(tmp_path, digest)
+    with pytest.raises(ModelError, match="is not the binary version of CIFAR-10"):
+        open_data(DataSettings(name="cifar-10", root=tmp_path))
+
+
+def test_archive_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    cifar_archive(tmp_path, cifar_files(20))
+    whole = (tmp_path / cifar10.ARCHIVE).read_bytes()
+    with pytest.raises(ModelError, match="cannot be read"):
+        cifar10.read_parts(whole[: len(whole) // 2])
+
+
+def test_missing_cifar_10_says_how_to_get_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEC_DATA", str(tmp_path))
+    with pytest.raises(ModelError, match="CIFAR-10 is not installed") as caught:
+        open_data(DataSettings(name="cifar-10"))
+    assert "python -m edgec.models.fetch cifar-10" in caught.value.hint
+    assert caught.value.context["searched"] == [str(tmp_path / "cifar-10" / cifar10.ARCHIVE)]
 
 
 def test_damaged_subset_is_refused(tmp_path: Path) -> None:
@@ -243,7 +322,9 @@ def test_bad_own_data_set_is_named(maker: Callable[[], object], says: str) -> No
     ("settings", "says", "hint"),
     [
         (DataSettings(name="fashion-mnst"), "no data set 'fashion-mnst'", "did you mean 'fashion-mnist'"),
-        (DataSettings(name="cifar10"), "no data set 'cifar10'", "package.module:callable"),
+        (DataSettings(name="cifar10"), "no data set 'cifar10'", "did you mean 'cifar-10'"),
+        (DataSettings(name="imagenet"), "no data set 'imagenet'", "package.module:callable"),
+        (DataSettings(name="cifar-10", classes=10), "are fixed", "remove"),
         (DataSettings(name="fashion-mnist-small", classes=10), "are fixed", "remove"),
         (DataSettings(name="fashion-mnist-small", root=Path("/x")), "has no root", "remove root"),
         (DataSettings(name="mine:data"), "needs classes and preprocess", "classes = 10"),

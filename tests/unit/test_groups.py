@@ -1,7 +1,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_zoo import Bottleneck, Chain, Concat, Inverted, ResNet
+from pruning_zoo import Bottleneck, Chain, Concat, FusedHeads, Inverted, Recurrent, ResNet
 from torch import Tensor, nn
 
 from edgec.pipeline.compress.channels import Side
@@ -106,9 +106,62 @@ def test_channels_that_meet_the_input_are_protected():
     assert groups.protected["a"].startswith("without half of its channels")
 
 
-def test_grouped_convolution_is_protected_by_its_kind():
-    groups = find_groups(Gated(nn.Conv2d(8, 8, 1, groups=2)), X)
-    assert "grouped convolution" in groups.protected["a"]
+def test_grouped_convolution_loses_one_channel_of_each_of_its_groups():
+    groups = {g.name: g for g in find_groups(Gated(nn.Conv2d(8, 8, 1, groups=2)), X)}
+    inside, behind = groups["a"], groups["gate"]
+    assert (inside.channels, behind.channels) == (4, 4)
+    assert {m.layer: (m.side, m.positions[1]) for m in inside.members} == {"a": (Side.OUT, (1, 5)), "gate": (Side.FED, (1, 5))}
+    assert {m.layer: (m.side, m.positions[3]) for m in behind.members} == {"gate": (Side.OUT, (3, 7)), "b": (Side.IN, (3, 7))}
+
+
+@pytest.mark.parametrize(
+    ("layer", "reason"),
+    [
+        (nn.Conv2d(8, 8, 1, groups=8), ""),
+        (
+            nn.Sequential(nn.Conv2d(8, 16, 1, groups=8), nn.Conv2d(16, 8, 1)),
+            "grouped convolution (8 groups) with one of these channels in each",
+        ),
+        (nn.ConvTranspose2d(8, 8, 2, groups=2), "grouped transposed convolution (2 groups)"),
+        (nn.ConvTranspose2d(8, 8, 2, 2), ""),
+        (nn.PReLU(8), ""),
+        (nn.PReLU(), ""),
+        (nn.GroupNorm(2, 8), "normalises over channels"),
+        (nn.InstanceNorm2d(8), "InstanceNorm2d cannot be cut"),
+        (nn.Softmax2d(), "not the same as silencing"),
+        (nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 1)), "its weight is computed from other parameters"),
+    ],
+)
+def test_what_follows_a_layer_decides_whether_it_is_cut(layer: nn.Module, reason: str):
+    groups = {g.name: g for g in find_groups(Gated(layer), X)}
+    assert groups["a"].prunable == (not reason)
+    assert reason in groups["a"].reason
+
+
+def test_both_directions_of_a_recurrent_layer_lose_the_same_unit():
+    groups = {g.name: g for g in find_groups(Recurrent(nn.LSTM, both=True), X)}
+    assert groups["steps"].channels == 12
+    assert {m.layer: m.positions[2] for m in groups["steps"].members} == {"steps": (2, 14), "hidden": (2, 14)}
+    assert {m.layer: m.side for m in groups["embed"].members} == {"embed": Side.OUT, "steps": Side.FED}
+
+
+def test_head_is_its_rows_of_queries_keys_and_values_and_its_columns_of_the_projection():
+    groups = {g.name: g for g in find_groups(FusedHeads(width=16, heads=4), X)}
+    rows, columns = groups["qkv"].members
+    assert (rows.layer, rows.side, rows.positions[1]) == ("qkv", Side.OUT, (4, 5, 6, 7, 20, 21, 22, 23, 36, 37, 38, 39))
+    assert (columns.layer, columns.side, columns.positions[1]) == ("out", Side.IN, (4, 5, 6, 7))
+
+
+def test_fixed_number_of_heads_is_protected():
+    class Fixed(FusedHeads):
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+            q, k, v = self.qkv(x).unflatten(2, (3, 4, -1)).permute(2, 0, 3, 1, 4).unbind(0)
+            return self.fc((x + self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))).mean(dim=1))
+
+    groups = find_groups(Fixed(width=16, heads=4), X)
+    assert groups.prunable == ()
+    assert "split into heads" in groups.protected["qkv"]
 
 
 def test_wrong_group_in_a_branch_with_gammas_of_zero_is_seen():
