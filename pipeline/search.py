@@ -8,7 +8,8 @@ from edgec.pipeline import objective, stages
 from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.protocols import LatencyProbe
-from edgec.pipeline.core.records import Checkpoint, Round, Search, Split, TargetFacts
+from edgec.pipeline.core.records import Checkpoint, Search, Split, TargetFacts
+from edgec.pipeline.search_watch import Watch
 from edgec.pipeline.work import Work, plain
 
 
@@ -60,6 +61,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     import torch
 
     from edgec.pipeline.compress.aap import AAP
+    from edgec.pipeline.compress.count import cost, widths
     from edgec.pipeline.compress.losses import distill_loss
     from edgec.pipeline.compress.rounds import RoundFolder
     from edgec.pipeline.compress.train import Plan, Samples, device_of, fit
@@ -75,9 +77,14 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     device_of(settings)
     loss = distill_loss(module, label_weight=settings.label_weight, distill_weight=settings.distill_weight)
 
+    watch = Watch(work.events, work.config.prune, constraints, dense.cost)
+
     def recover(network: Any, _cut: float) -> tuple[Any, int]:
+        events = watch.training(cost(network, work.config.model.input_shape), widths(network))
         plan = Plan(name="recover", epochs=settings.epochs, lr=settings.lr, seed=work.config.seed, depends_on=(recipe,))
-        result = fit(network, samples, loss=loss, plan=plan, settings=settings, events=work.events, work=folder)
+        result = fit(network, samples, loss=loss, plan=plan, settings=settings, events=events, work=folder)
+        if result.resumed:
+            work.events.note("the training continued where it was interrupted")
         return network, result.images_seen
 
     def evaluate(network: Any) -> Any:
@@ -91,8 +98,10 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
         settings=work.config.prune,
         seed=work.config.seed,
     )
-    rounds = RoundFolder(folder / "rounds")
-    result = aap.run(recover=recover, evaluate=evaluate, probe=probe, on_round=lambda each: _tell(work, each), store=rounds, recipe=recipe)
+    rounds = watch.kept(RoundFolder(folder / "rounds"))
+    result = aap.run(recover=recover, evaluate=evaluate, probe=probe, on_round=watch.round, store=rounds, recipe=recipe)
+    if watch.reused:
+        work.cached.append(f"{watch.reused} of {len(result.rounds)} rounds of the search")
     chosen = record_id(dense)
     if result.chosen:
         finished = _finish(work, result.module, samples, loss, folder, recipe)
@@ -119,11 +128,6 @@ def _finish(work: Work, module: Any, samples: Any, loss: Any, folder: Path, reci
         plan = Plan(name="final", epochs=settings.final_epochs, lr=settings.lr, seed=work.config.seed, depends_on=(recipe,))
         fit(module, samples, loss=loss, plan=plan, settings=settings, events=work.events, work=folder)
     return module
-
-
-def _tell(work: Work, each: Round) -> None:
-    latency = "" if each.latency_ratio is None or each.latency_ratio.value is None else f", latency {each.latency_ratio.value:.2f} x dense"
-    work.events.note(f"round {each.index}: {each.cost.parameters:,} parameters{latency}, {each.reason}")
 
 
 def _parameters(work: Work) -> dict[str, object]:

@@ -14,7 +14,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from synthetic import shelf
 
-from edgec.pipeline.core.errors import StoreError
+from edgec.pipeline.core.errors import ConfigError, StoreError
 from edgec.pipeline.core.records import Deploy, Estimate
 from edgec.pipeline.core.units import seconds
 from edgec.pipeline.report import FORMATS, render, words
@@ -58,7 +58,9 @@ def test_reason_that_all_share_is_told_once(report: Report) -> None:
 
 def test_deploy_without_search_is_reported() -> None:
     report = assemble(*shelf(searched=False))
-    assert all(render(report, form) for form in FORMATS)
+    assert all(render(report, form) for form in FORMATS if form != "rounds")
+    with pytest.raises(ConfigError, match="nothing was pruned"):
+        render(report, "rounds")
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "html"])
@@ -213,5 +215,11 @@ def test_without_latency_in_the_search_accuracy_stands_over_macs(report: Report)
     rounds = tuple(replace(each, latency_ratio=None, latency_s=None) for each in report.search.rounds)
     searched = replace(report, search=replace(report.search, rounds=rounds), asked_latency_ratio=None)
     made = figures(searched)
-    assert [figure.title for figure in made] == ["Accuracy against MACs, round by round", "Latency distributions", "Size by candidate"]
+    titles = [
+        "Accuracy against MACs",
+        "Latency distributions",
+        "Accuracy and size, round by round",
+        "Widths of the layers that were cut, by round",
+    ]
+    assert [figure.title for figure in made] == titles
     assert "asked" not in made[0].svg
