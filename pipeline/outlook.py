@@ -4,11 +4,12 @@ Costs are those that were asked for, fractions of the dense network's in the uni
 """
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from edgec.pipeline.compress.policy import has_bounds
-from edgec.pipeline.core.records import Constraints, Round
+from edgec.pipeline.core.records import Constraints, Round, Search
 from edgec.pipeline.core.settings import PruneSettings
 
 _PROBE = "probe: "
@@ -39,6 +40,18 @@ def is_probe(each: Round) -> bool:
 def decision(each: Round) -> str:
     """What was decided and why, in words."""
     return each.reason.removeprefix(_PROBE)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Layers' names as the network counts them: features.7 before features.10. A stored record has them in the order of the alphabet."""
+    return sorted(
+        names, key=lambda name: [(not part.isdigit(), int(part) if part.isdigit() else 0, part) for part in re.split(r"(\d+)", name)]
+    )
+
+
+def stopped(search: Search) -> str:
+    """Why the search ended, for beside a text that says whether the objective was met."""
+    return search.stopped.removeprefix("the objective is not met: ")
 
 
 def summary(each: Round) -> dict[str, object]:

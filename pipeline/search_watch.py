@@ -1,6 +1,6 @@
 """What a search says while it runs: each training before it begins, each round when it ends, what was found from an earlier run."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -10,13 +10,13 @@ from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Constraints, Cost, Round
 from edgec.pipeline.core.settings import PruneSettings
 from edgec.pipeline.events import Renamed
-from edgec.pipeline.outlook import Outlook, decision, is_probe, outlook
+from edgec.pipeline.outlook import Outlook, decision, in_order, is_probe, outlook
 
 if TYPE_CHECKING:
     from edgec.pipeline.compress.rounds import RoundStore
 
-LAYERS_SHOWN = 24
-"""Widths of more layers than this are shown from both ends; all of them are in the report."""
+RUNS_SHOWN = 24
+"""Of more widths than this both ends are shown; all of them are in the report."""
 
 
 class Watch:
@@ -41,7 +41,7 @@ class Watch:
         """Say what is trained now; the listeners for its progress."""
         self._trainings = max(self._trainings, sum(not is_probe(each) for each in self._rounds)) + 1
         share = self._share(cost)
-        self._events.note(f"training {self._trainings} of at most {self._settings.max_rounds}: {share}; widths {brief(widths.values())}")
+        self._events.note(f"training {self._trainings} of at most {self._settings.max_rounds}: {share}; widths {brief(widths)}")
         return Renamed(self._events, f"training {self._trainings}, recovery")
 
     def round(self, each: Round) -> None:
@@ -56,7 +56,7 @@ class Watch:
             f"threshold {each.threshold:.3g}",
             "" if latency is None or latency.value is None else f"latency {latency.value:.3f} x dense",
             "" if each.accuracy is None else f"top-1 {units.percent(each.accuracy.top1.value)}",
-            "" if is_probe(each) else f"widths {brief(each.widths.values())}",
+            "" if is_probe(each) else f"widths {brief(each.widths)}",
             decision(each),
             "found from an earlier run" if found else units.elapsed(each.wall_s),
         ]
@@ -87,14 +87,16 @@ def words(state: Outlook, constraints: Constraints) -> str:
         bracket = f"bracket open: nothing below {state.high:.1%} of the cost {yet} so far"
     else:
         bracket = f"bracket {state.low:.1%} … {state.high:.1%} of the cost"
+    if state.rounds_left == 0:
+        return f"{bracket}; nothing is left to try"
     seconds = "" if state.seconds_left is None else f", {units.elapsed(state.seconds_left)}"
     plural = "" if state.rounds_left == 1 else "s"
     return f"{bracket}; {'at most' if state.at_most else 'about'} {state.rounds_left} trained round{plural}{seconds} left"
 
 
-def brief(widths: Iterable[int]) -> str:
-    """16 12×3 32: the widths in the order of the layers, equal neighbours together; long lists are cut in the middle."""
-    runs = [(width, sum(1 for _ in same)) for width, same in groupby(widths)]
+def brief(widths: Mapping[str, int]) -> str:
+    """16 12×3 32: the widths layer by layer, equal neighbours together; long lists are cut in the middle."""
+    runs = [(width, sum(1 for _ in same)) for width, same in groupby(widths[name] for name in in_order(widths))]
     shown = [f"{width}×{n}" if n > 1 else str(width) for width, n in runs]
-    half = LAYERS_SHOWN // 2
-    return " ".join(shown if len(shown) <= LAYERS_SHOWN else [*shown[:half], "…", *shown[-half:]])
+    half = RUNS_SHOWN // 2
+    return " ".join(shown if len(shown) <= RUNS_SHOWN else [*shown[:half], "…", *shown[-half:]])

@@ -18,6 +18,7 @@ def command(context: Context, *, limit: int, target: str | None) -> Outcome:
     """List earlier deploys and compressions, those that met no objective too."""
     from edgec.pipeline.core.records import Deploy
 
+    context.has_config()
     if not context.folder.is_dir():
         return Outcome(results={"runs": []}, text=f"no run has been recorded in {context.folder}")
     store = context.store()

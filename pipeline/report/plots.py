@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from edgec.pipeline import objective
 from edgec.pipeline.core.records import Estimate, Round
 from edgec.pipeline.core.units import seconds
-from edgec.pipeline.outlook import is_probe
+from edgec.pipeline.outlook import in_order, is_probe
 from edgec.pipeline.report.model import Compression, Report, validation_accuracy
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def _accuracy_against_cost(report: "Searched", rounds: tuple[Round, ...]) -> Fig
                 axes.plot([x], [top1.value * 100], marker="o", linestyle="none", markersize=14, fillstyle="none", color=INK, zorder=2)
         if dense is not None:
             axes.plot([1.0], [dense * 100], marker="D", linestyle="none", markersize=7, color=INK, zorder=3)
-            axes.annotate("dense", (1.0, dense * 100), (-6, 6), textcoords="offset points", ha="right", color=INK)
+            axes.annotate("dense", (1.0, dense * 100), (4, -16), textcoords="offset points", ha="right", color=INK)
         floor = axes.get_ylim()[0]
         axes.plot(
             [x for x in probes if x is not None],
@@ -177,9 +177,9 @@ def _told(report: "Searched", each: Round) -> str:
 
 def _accuracies(axes: "Axes", report: "Searched", rounds: tuple[Round, ...]) -> None:
     dense, drop = _dense_top1(report), _asked_drop(report)
-    lines = [] if dense is None else [(dense, "-", "dense")]
+    lines = [] if dense is None else [(dense, "-", "dense", "bottom")]
     if dense is not None and drop is not None:
-        lines.append((dense - drop, ":", "least asked for"))
+        lines.append((dense - drop, ":", "asked", "top"))
     for n, each in enumerate(rounds):
         top1 = each.accuracy.top1 if each.accuracy else None
         if top1 is None or top1.value is None:
@@ -187,10 +187,10 @@ def _accuracies(axes: "Axes", report: "Searched", rounds: tuple[Round, ...]) -> 
         axes.errorbar([n], [top1.value * 100], yerr=_errors(top1, 100), fmt="none", color=FAINT, elinewidth=1.2, zorder=1)
         marker, colour, _ = _ACCEPTED if each.accepted else _REJECTED
         axes.plot([n], [top1.value * 100], marker=marker, color=colour, markeredgecolor=PAPER, markersize=8, zorder=3)
-    for value, line, word in lines:
+    for value, line, word, side in lines:
         axes.axhline(value * 100, color=INK, linewidth=1.0, linestyle=line)
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "ha": "right"}
-        axes.annotate(word, (1, value * 100), (-2, 2), color=INK, **place)
+        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": side}
+        axes.annotate(word, (1, value * 100), (3, 0), color=INK, **place)
     if not any(each.accuracy for each in rounds):
         axes.annotate("no candidate was trained", (0.5, 0.5), xycoords="axes fraction", ha="center", color=INK)
     axes.margins(y=0.2)
@@ -228,7 +228,7 @@ def _widths(report: "Searched", rounds: tuple[Round, ...]) -> Figure:
     dense = report.dense.widths
     trained = [each for each in rounds if not is_probe(each)] or list(rounds)
     shown = trained if len(trained) <= _COLUMNS else [each for each in trained if each.accepted][-_COLUMNS:]
-    layers = [name for name in rounds[0].widths if any(each.widths.get(name) != dense.get(name) for each in shown)]
+    layers = [name for name in in_order(rounds[0].widths) if any(each.widths.get(name) != dense.get(name) for each in shown)]
     step = 0.24 if len(layers) <= 24 else 0.17
     with _axes("Widths of the layers that were cut, by round", (_SIZE[0], step * len(layers) + 0.8)) as (axes, done):
         for row, name in enumerate(layers):

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 from edgec.pipeline.core.records import Comparison, Cost, Estimate, Round, RuleResult
 from edgec.pipeline.core.units import DASH, count, elapsed, joules, points, ratio, seconds, size
-from edgec.pipeline.outlook import decision, is_probe
+from edgec.pipeline.outlook import decision, is_probe, stopped
 from edgec.pipeline.report.model import Compression, Network, Report, validation_accuracy
 
 OUTCOMES = {"pass": "✔ pass", "fail": "✘ fail", "inconclusive": "? inconclusive"}
@@ -86,7 +86,7 @@ def compression_rows(report: Compression) -> list[tuple[str, list[str]]]:
 
 def compression_remarks(report: Compression) -> list[str]:
     """What a reader must know: why it ended, what is missing, what came from the store."""
-    said = [f"The search ended: {report.search.stopped}."] if report.search else ["Nothing was pruned: [prune] enabled is false."]
+    said = [f"The search ended: {stopped(report.search)}."] if report.search else ["Nothing was pruned: [prune] enabled is false."]
     if report.files[0] is None:
         said.append("The nearest network does not meet the objective: it was neither quantised nor lowered, and nothing was shipped.")
     if report.run.cached:
@@ -238,7 +238,7 @@ def pruning_alone(report: Report) -> str:
 def search_title(report: Report | Compression) -> str:
     """The objective, whether it was met, and why the search ended."""
     assert report.search is not None
-    return f"{report.search.objective} ({'met' if report.search.met else 'not met'}; {report.search.stopped})"
+    return f"{report.search.objective} ({'met' if report.search.met else 'not met'}; {stopped(report.search)})"
 
 
 def release(report: Report) -> str:
