@@ -27,10 +27,10 @@ from edgec.pipeline.core.records import (
     TargetFacts,
     Verdict,
 )
-from edgec.pipeline.core.settings import Config, TargetSettings
+from edgec.pipeline.core.settings import TargetSettings
 from edgec.pipeline.deploy import Golden, activate, golden, stage
 from edgec.pipeline.outlook import summary
-from edgec.pipeline.plan import refuse_early
+from edgec.pipeline.plan import measures_candidates, refuse_early
 from edgec.pipeline.probe import TargetProbe, input_file
 from edgec.pipeline.search import search
 from edgec.pipeline.stats import proportion
@@ -121,11 +121,6 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
     )
     work.store.put(record)
     return record
-
-
-def measures_candidates(config: Config) -> bool:
-    """Whether the search asks the target about its candidates."""
-    return config.prune.enabled and objective.parse(config.objective.subject_to).latency_ratio is not None
 
 
 def compress_for(work: Work, target: TargetSettings) -> tuple[TargetFacts, Compressed]:

@@ -24,12 +24,13 @@ class Outlook:
     """Only accuracy bounded: the mildest cut that was rejected. Size or latency bounded: the mildest that meets it. None: not known yet."""
     high: float
     """Only accuracy bounded: the last accepted network. Else the nearest milder cut that misses the bound, or the network at hand."""
-    rounds_left: int
-    """Trained rounds that may come: what the policy does if every one is accepted, or `at_most`."""
+    rounds_left: int | None
+    """Trained rounds that may come: what the policy does if every one is accepted, or `at_most`. None: bounds are to be met, and no cut
+    of the network at hand was probed yet."""
     at_most: bool
     """`rounds_left` is an upper bound rather than the expected number."""
     seconds_left: float | None
-    """None before the first trained round."""
+    """By the mean of the trained rounds so far; None before the first."""
 
 
 def is_probe(each: Round) -> bool:
@@ -73,19 +74,21 @@ def outlook(rounds: Sequence[Round], settings: PruneSettings, constraints: Const
     accepted = [each for each in trained if each.accepted]
     base = accepted[-1].asked_cost_kept if accepted else 1.0
     stride, budget = -math.log(settings.step), max(0, settings.max_rounds - len(trained))
-    low, high, left, at_most = None, base, budget, True
+    low, high, at_most = None, base, True
+    left: int | None = budget
     if settings.policy == "cost" and has_bounds(constraints):
         here = accepted[-1].checkpoint if accepted else rounds[0].parent if rounds else None
-        low, high = _probed([each for each in rounds if is_probe(each) and each.parent == here], base)
+        probes = [each for each in rounds if is_probe(each) and each.parent == here]
+        low, high = _probed(probes, base)
+        left = budget if probes else None
         if low is not None:
             failed = len(trained) - len(accepted)
-            left, at_most = max(1, math.ceil(math.log(base / low) / stride * 2**failed - 1e-9)), False
+            left, at_most = min(budget, max(1, math.ceil(math.log(base / low) / stride * 2**failed - 1e-9))), False
     elif settings.policy == "cost":
         low = max((each.asked_cost_kept for each in trained if not each.accepted and each.asked_cost_kept < base), default=None)
         if low is not None:
-            left = _halvings(math.log(base / low), stride, settings.min_step)
-    left = min(left, budget)
-    seconds = left * sum(each.wall_s for each in trained) / len(trained) if trained else None
+            left = min(budget, _halvings(math.log(base / low), stride, settings.min_step))
+    seconds = left * sum(each.wall_s for each in trained) / len(trained) if trained and left is not None else None
     return Outlook(low=low, high=high, rounds_left=left, at_most=at_most, seconds_left=seconds)
 
 

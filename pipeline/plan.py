@@ -31,6 +31,11 @@ def precision_of(config: Config) -> Precision:
     return config.quantise.precision if config.quantise.enabled else Precision.FP32
 
 
+def measures_candidates(config: Config) -> bool:
+    """Whether the search asks the target about its candidates."""
+    return config.prune.enabled and objective.parse(config.objective.subject_to).latency_ratio is not None
+
+
 def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> None:
     """Ask the backend whether the target can run what will be made, before anything is trained.
 
@@ -52,6 +57,7 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look)
     """
     refuse_early(config, target, facts)
     asked = objective.text(objective.parse(config.objective.subject_to))
+    where = f"; candidates are measured on {target.name}" if measures_candidates(config) else ""
     runtime = next((r for r in facts.runtimes if r.name == target.backend), None)
     version = "" if runtime is None or runtime.version is None else f" {runtime.version}"
     meters = [m for m in facts.meters if m.usable]
@@ -62,7 +68,7 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look)
         Step(name="target", what=f"{target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores, Python {facts.python}"),
         Step(name="network", what=_network(config, look)),
         Step(name="data", what=_data(look)),
-        Step(name="prune", what=f"until {asked}; latency is measured on {target.name}" if config.prune.enabled else "not asked for"),
+        Step(name="prune", what=f"until {asked}{where}" if config.prune.enabled else "not asked for"),
         Step(name="quantise", what=_quantise(config)),
         Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}"),
         Step(

@@ -9,7 +9,7 @@ from typing import Any
 
 from edgec.pipeline import onnx_file
 from edgec.pipeline.core import registry
-from edgec.pipeline.core.errors import ConfigError, LoweringError, ModelError
+from edgec.pipeline.core.errors import ConfigError, ModelError, ToolchainMissing
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Provenance, TargetFacts
@@ -75,11 +75,14 @@ def prepare(file: Path, *, shapes: Mapping[str, tuple[int, ...]], inputs: Mappin
     return Job(file=file, artifact=artifact, inputs=dict(made))
 
 
-def refuse_early(job: Job, target: TargetSettings, facts: TargetFacts) -> None:
-    """Raise LoweringError when the target cannot run the file, with what works instead."""
-    support = registry.backend(job.artifact.backend).support(facts, job.artifact.precision)
-    if not support.usable:
-        raise LoweringError(f"{target.name} cannot run {job.file.name}: {support.reason}", hint=support.hint)
+def require_runtime(job: Job, target: TargetSettings, facts: TargetFacts) -> None:
+    """Raise ToolchainMissing when the target has no runtime for the file."""
+    name = job.artifact.backend
+    runtime = next((each for each in facts.runtimes if each.name == name), None)
+    if runtime is None or runtime.version is None:
+        why = runtime.reason if runtime else "its agent does not know it"
+        package = registry.backend(name).device_package
+        raise ToolchainMissing(f"{target.name} has no {name}: {why}", hint=f"on {target.name}: {target.python} -m pip install {package}")
 
 
 def profile(

@@ -77,7 +77,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: LatencyProb
     device_of(settings)
     loss = distill_loss(module, label_weight=settings.label_weight, distill_weight=settings.distill_weight)
 
-    watch = Watch(work.events, work.config.prune, constraints, dense.cost)
+    watch = Watch(work.events, work.config.prune, constraints, dense.cost, widths(module))
 
     def recover(network: Any, _cut: float) -> tuple[Any, int]:
         events = watch.training(cost(network, work.config.model.input_shape), widths(network))

@@ -1,6 +1,6 @@
 """What a search says while it runs: each training before it begins, each round when it ends, what was found from an earlier run."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +10,7 @@ from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Constraints, Cost, Round
 from edgec.pipeline.core.settings import PruneSettings
 from edgec.pipeline.events import Renamed
-from edgec.pipeline.outlook import Outlook, decision, in_order, is_probe, outlook
+from edgec.pipeline.outlook import Outlook, decision, is_probe, outlook
 
 if TYPE_CHECKING:
     from edgec.pipeline.compress.rounds import RoundStore
@@ -20,10 +20,15 @@ RUNS_SHOWN = 24
 
 
 class Watch:
-    """Tells the listeners of one search; `reused` counts the rounds that an interrupted run had finished."""
+    """Tells the listeners of one search; `reused` counts the rounds that an interrupted run had finished.
 
-    def __init__(self, events: Events, settings: PruneSettings, constraints: Constraints, dense: Cost) -> None:
+    Args:
+        dense: cost of the dense network. layers: its layers' names, in order.
+    """
+
+    def __init__(self, events: Events, settings: PruneSettings, constraints: Constraints, dense: Cost, layers: Iterable[str]) -> None:
         self._events, self._settings, self._constraints, self._dense = events, settings, constraints, dense
+        self._layers = tuple(layers)
         self._rounds: list[Round] = []
         self._trainings = 0
         self._steps = 0
@@ -41,7 +46,7 @@ class Watch:
         """Say what is trained now; the listeners for its progress."""
         self._trainings = max(self._trainings, sum(not is_probe(each) for each in self._rounds)) + 1
         share = self._share(cost)
-        self._events.note(f"training {self._trainings} of at most {self._settings.max_rounds}: {share}; widths {brief(widths)}")
+        self._events.note(f"training {self._trainings} of at most {self._settings.max_rounds}: {share}; widths {self._brief(widths)}")
         return Renamed(self._events, f"training {self._trainings}, recovery")
 
     def round(self, each: Round) -> None:
@@ -56,13 +61,17 @@ class Watch:
             f"threshold {each.threshold:.3g}",
             "" if latency is None or latency.value is None else f"latency {latency.value:.3f} x dense",
             "" if each.accuracy is None else f"top-1 {units.percent(each.accuracy.top1.value)}",
-            "" if is_probe(each) else f"widths {brief(each.widths)}",
+            "" if is_probe(each) else f"widths {self._brief(each.widths)}",
             decision(each),
             "found from an earlier run" if found else units.elapsed(each.wall_s),
         ]
         what = "probe" if is_probe(each) else "trained"
         self._events.note(f"round {each.index}, {what}: {', '.join(part for part in parts if part)}")
-        self._events.note(f"  {words(outlook(self._rounds, self._settings, self._constraints), self._constraints)}")
+        if standing := words(outlook(self._rounds, self._settings, self._constraints), self._constraints):
+            self._events.note(f"  {standing}")
+
+    def _brief(self, widths: Mapping[str, int]) -> str:
+        return brief([widths[name] for name in self._layers])
 
     def _share(self, cost: Cost) -> str:
         return f"{cost.parameters / self._dense.parameters:.1%} of the parameters, {cost.macs / self._dense.macs:.1%} of the MACs"
@@ -81,7 +90,9 @@ class _Listening:
 
 
 def words(state: Outlook, constraints: Constraints) -> str:
-    """bracket 42 … 49 % of the cost; at most 5 trained rounds, 3 min 20 s left."""
+    """bracket 42 … 49 % of the cost; at most 5 trained rounds, 3 min 20 s left. Empty where nothing can be said yet."""
+    if state.rounds_left is None:
+        return ""
     if state.low is None:
         yet = "meets the bounds" if has_bounds(constraints) else "was rejected"
         bracket = f"bracket open: nothing below {state.high:.1%} of the cost {yet} so far"
@@ -94,9 +105,9 @@ def words(state: Outlook, constraints: Constraints) -> str:
     return f"{bracket}; {'at most' if state.at_most else 'about'} {state.rounds_left} trained round{plural}{seconds} left"
 
 
-def brief(widths: Mapping[str, int]) -> str:
-    """16 12×3 32: the widths layer by layer, equal neighbours together; long lists are cut in the middle."""
-    runs = [(width, sum(1 for _ in same)) for width, same in groupby(widths[name] for name in in_order(widths))]
+def brief(widths: Iterable[int]) -> str:
+    """16 12×3 32: equal neighbours together; long lists are cut in the middle."""
+    runs = [(width, sum(1 for _ in same)) for width, same in groupby(widths)]
     shown = [f"{width}×{n}" if n > 1 else str(width) for width, n in runs]
     half = RUNS_SHOWN // 2
     return " ".join(shown if len(shown) <= RUNS_SHOWN else [*shown[:half], "…", *shown[-half:]])

@@ -18,12 +18,12 @@ def command(context: Context, *, name: str | None, output: Path | None, fresh: b
 
     Interrupted, the same command continues where it stood. Exit code 1 if no candidate meets the objective; the report is written then too.
     """
-    from edgec.pipeline import loop
+    from edgec.pipeline import loop, plan
     from edgec.pipeline.core.codec import json_from, record_id
     from edgec.pipeline.core.files import replacing
 
     with work_of(context, fresh=fresh) as work, reported(context, work):
-        target = goal_target(work.config, name) if name or loop.measures_candidates(work.config) else None
+        target = goal_target(work.config, name) if name or plan.measures_candidates(work.config) else None
         result = loop.compress(work, None, None, None) if target is None else loop.compress_for(work, target)[1]
         final, dense = result.final.checkpoint, result.baseline.checkpoint
         if output is not None:

@@ -5,7 +5,7 @@ import io
 
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.records import Checkpoint, Estimate, Round, Search
-from edgec.pipeline.outlook import decision, is_probe
+from edgec.pipeline.outlook import decision, in_order, is_probe
 from edgec.pipeline.report.model import Compression, Report
 
 
@@ -56,5 +56,5 @@ def _line(report: Report | Compression, search: Search, each: Round) -> dict[str
         "decision": decision(each),
         "parent": each.parent,
         "checkpoint": each.checkpoint,
-        **{f"width {name}": each.widths.get(name) for name in search.rounds[0].widths},
+        **{f"width {name}": each.widths.get(name) for name in in_order(search.rounds[0].widths)},
     }
