@@ -6,9 +6,8 @@ Costs are those that were asked for, fractions of the dense network's in the uni
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
-from edgec.pipeline.compress.policy import has_bounds
 from edgec.pipeline.core.records import Constraints, Round, Search
 from edgec.pipeline.core.settings import PruneSettings
 
@@ -68,6 +67,11 @@ def summary(each: Round) -> dict[str, object]:
     }
 
 
+def bounded(constraints: Constraints) -> bool:
+    """Whether anything but the accuracy is bounded."""
+    return any(getattr(constraints, each.name) is not None for each in fields(constraints) if each.name.endswith("_ratio"))
+
+
 def outlook(rounds: Sequence[Round], settings: PruneSettings, constraints: Constraints) -> Outlook:
     """The state of a search after these rounds. `policy.py` decides; this only says where it stands."""
     trained = [each for each in rounds if not is_probe(each)]
@@ -76,7 +80,7 @@ def outlook(rounds: Sequence[Round], settings: PruneSettings, constraints: Const
     stride, budget = -math.log(settings.step), max(0, settings.max_rounds - len(trained))
     low, high, at_most = None, base, True
     left: int | None = budget
-    if settings.policy == "cost" and has_bounds(constraints):
+    if settings.policy == "cost" and bounded(constraints):
         here = accepted[-1].checkpoint if accepted else rounds[0].parent if rounds else None
         probes = [each for each in rounds if is_probe(each) and each.parent == here]
         low, high = _probed(probes, base)

@@ -4,13 +4,12 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from edgec.pipeline.compress.policy import has_bounds
 from edgec.pipeline.core import units
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Constraints, Cost, Round
 from edgec.pipeline.core.settings import PruneSettings
 from edgec.pipeline.events import Renamed
-from edgec.pipeline.outlook import Outlook, decision, is_probe, outlook
+from edgec.pipeline.outlook import Outlook, bounded, decision, is_probe, outlook
 
 if TYPE_CHECKING:
     from edgec.pipeline.compress.rounds import RoundStore
@@ -94,7 +93,7 @@ def words(state: Outlook, constraints: Constraints) -> str:
     if state.rounds_left is None:
         return ""
     if state.low is None:
-        yet = "meets the bounds" if has_bounds(constraints) else "was rejected"
+        yet = "meets the bounds" if bounded(constraints) else "was rejected"
         bracket = f"bracket open: nothing below {state.high:.1%} of the cost {yet} so far"
     else:
         bracket = f"bracket {state.low:.1%} … {state.high:.1%} of the cost"

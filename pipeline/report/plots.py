@@ -189,8 +189,7 @@ def _accuracies(axes: "Axes", report: "Searched", rounds: tuple[Round, ...]) -> 
         axes.plot([n], [top1.value * 100], marker=marker, color=colour, markeredgecolor=PAPER, markersize=8, zorder=3)
     for value, line, word, side in lines:
         axes.axhline(value * 100, color=INK, linewidth=1.0, linestyle=line)
-        place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": side}
-        axes.annotate(word, (1, value * 100), (3, 0), color=INK, **place)
+        _beside(axes, value * 100, word, side)
     if not any(each.accuracy for each in rounds):
         axes.annotate("no candidate was trained", (0.5, 0.5), xycoords="axes fraction", ha="center", color=INK)
     axes.margins(y=0.2)
@@ -262,12 +261,19 @@ def _asked_line(axes: "Axes", report: "Searched | None", *, vertical: bool) -> N
     asked = report.asked_latency_ratio if report else None
     if asked is None:
         return
-    draw = axes.axvline if vertical else axes.axhline
-    draw(asked, color=INK, linewidth=1.3, linestyle=":")
-    place: dict[str, Any] = {"xy": (0, asked), "xytext": (4, 4), "xycoords": ("axes fraction", "data")}
     if vertical:
-        place = {"xy": (asked, 1), "xytext": (-4, -3), "xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
-    axes.annotate(f"asked {asked:g}×", textcoords="offset points", color=INK, **place)
+        axes.axvline(asked, color=INK, linewidth=1.3, linestyle=":")
+        place: dict[str, Any] = {"xy": (asked, 1), "xytext": (-4, -3), "xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+        axes.annotate(f"asked {asked:g}×", textcoords="offset points", color=INK, **place)
+    else:
+        axes.axhline(asked, color=INK, linewidth=1.0, linestyle=":")
+        _beside(axes, asked, "asked", "center")
+
+
+def _beside(axes: "Axes", value: float, word: str, side: str) -> None:
+    """A word at the right of the axes, at the height of a value."""
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": side}
+    axes.annotate(word, (1, value), (3, 0), color=INK, **place)
 
 
 def _legend(axes: "Axes", entries: tuple[tuple[str, str, str], ...] = ()) -> None:

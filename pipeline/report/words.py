@@ -53,7 +53,7 @@ def which(report: Compression) -> str:
     """What the compressed network is."""
     if report.run.met:
         return f"compressed {report.compressed.precision}"
-    return "nearest fp32" if report.nearest else "the dense network"
+    return "nearest fp32" if report.nearest else "nearest: dense"
 
 
 def share(report: Compression) -> str:
