@@ -56,7 +56,10 @@ def figures(report: "Searched") -> list[Figure]:
     if isinstance(report, Report):
         made.append(_distributions(report))
     if rounds:
-        made += [_round_by_round(report, rounds), _widths(report, rounds)]
+        made.append(_round_by_round(report, rounds))
+        shown = _columns(rounds)
+        if layers := [n for n in in_order(rounds[0].widths) if any(each.widths.get(n) != report.dense.widths.get(n) for each in shown)]:
+            made.append(_widths(report, shown, layers))
     return made
 
 
@@ -222,12 +225,15 @@ def _latencies(axes: "Axes", report: "Searched", rounds: tuple[Round, ...]) -> N
     axes.set_ylabel("latency / dense")
 
 
-def _widths(report: "Searched", rounds: tuple[Round, ...]) -> Figure:
+def _columns(rounds: tuple[Round, ...]) -> list[Round]:
+    """The rounds whose widths are shown: the trained ones, the last accepted of too many; probes where none was trained."""
+    trained = [each for each in rounds if not is_probe(each)] or list(rounds)
+    return trained if len(trained) <= _COLUMNS else ([each for each in trained if each.accepted] or trained)[-_COLUMNS:]
+
+
+def _widths(report: "Searched", shown: list[Round], layers: list[str]) -> Figure:
     """Channels of each layer that was cut, round by round: a number, and a bar as long as the share of the dense width."""
     dense = report.dense.widths
-    trained = [each for each in rounds if not is_probe(each)] or list(rounds)
-    shown = trained if len(trained) <= _COLUMNS else [each for each in trained if each.accepted][-_COLUMNS:]
-    layers = [name for name in in_order(rounds[0].widths) if any(each.widths.get(name) != dense.get(name) for each in shown)]
     step = 0.24 if len(layers) <= 24 else 0.17
     with _axes("Widths of the layers that were cut, by round", (_SIZE[0], step * len(layers) + 0.8)) as (axes, done):
         for row, name in enumerate(layers):
@@ -245,7 +251,7 @@ def _widths(report: "Searched", rounds: tuple[Round, ...]) -> Figure:
         axes.set_xlim(-0.5, max(4, len(shown)) + 0.5)
         axes.set_ylim(len(layers) - 0.5, -0.5)
         told = (f"{name}: {dense.get(name)}, then {', '.join(str(each.widths.get(name)) for each in shown)}" for name in layers)
-        return done("; ".join(told) or "no layer was cut")
+        return done("; ".join(told))
 
 
 def _dense_top1(report: "Searched") -> float | None:

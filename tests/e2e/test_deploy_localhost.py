@@ -6,6 +6,9 @@ from pathlib import Path
 
 from conftest import Project, recipe, trained
 
+from edgec.pipeline.core.settings import TargetSettings, TransportKind
+from edgec.targets.session import open_session
+
 
 def test_deploy_twice_takes_all_but_the_measurement_from_the_store(project: Project, tmp_path: Path) -> None:
     first = project.run("deploy", "--target", "localhost", "--json")
@@ -104,6 +107,20 @@ def test_an_objective_that_nothing_meets_ends_with_1_and_the_nearest(project: Pr
     assert (report["kind"], report["id"], report["run"]["target"]) == ("compression", run["id"], "localhost")
     assert project.run("report", "--format", "rounds").stdout.count("\n") == len(run["candidates"]) + 1
     assert project.run("report", "--format", "csv").code == 2
+
+
+def test_a_target_that_measures_no_candidate_is_free_while_its_network_is_trained(project: Project, tmp_path: Path) -> None:
+    project.configure(recipe(epochs=30.0))
+    deploy = project.start("deploy", "--target", "localhost", "--plain")
+    try:
+        assert deploy.stderr is not None
+        assert any(line.strip().startswith("training 1 of") for line in deploy.stderr)
+        place = TargetSettings(name="localhost", transport=TransportKind.LOCAL, python="auto", folder=str(tmp_path / "home" / ".edgec"))
+        with open_session(place) as session:
+            session.lock()
+    finally:
+        deploy.kill()
+        deploy.communicate(timeout=60)
 
 
 def test_plan_says_the_steps_and_changes_nothing(project: Project) -> None:

@@ -187,6 +187,24 @@ def test_compression_that_met_its_objective_has_both_files() -> None:
     assert "compressed int8" in render(report, "table").decode()
 
 
+def test_rounds_that_cut_nothing_have_no_figure_of_widths() -> None:
+    report = assemble(*compressed_shelf(met=False))
+    assert report.search is not None
+    rounds = tuple(replace(each, widths=report.dense.widths) for each in report.search.rounds)
+    made = figures(replace(report, search=replace(report.search, rounds=rounds)))
+    assert [figure.title for figure in made] == ["Accuracy against latency", "Accuracy, size and latency, round by round"]
+
+
+def test_a_long_search_shows_the_widths_of_its_last_accepted_rounds() -> None:
+    report = assemble(*compressed_shelf(met=False))
+    assert report.search is not None
+    trained = [each for each in report.search.rounds if each.accuracy]
+    many = tuple(replace(trained[n % 3], index=n + 1, accepted=n % 2 == 0) for n in range(40))
+    made = figures(replace(report, search=replace(report.search, rounds=many)))
+    (widths,) = [figure for figure in made if figure.title.startswith("Widths")]
+    assert re.findall(r">(\d+) [✔✘]<", widths.svg) == [str(n) for n in range(17, 41, 2)]
+
+
 def test_rounds_are_lines_of_csv_with_every_width() -> None:
     lines = list(csv.DictReader(io.StringIO(render(assemble(*compressed_shelf(met=False)), "rounds").decode())))
     assert [line["phase"] for line in lines] == ["probe", "trained", "trained", "probe", "trained", "trained"]
