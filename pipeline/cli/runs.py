@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 @click.option("--limit", type=click.IntRange(min=1), default=20, show_default=True, help="Newest so many.")
 @click.option("--target", metavar="NAME", help="Only of this target.")
 def command(context: Context, *, limit: int, target: str | None) -> Outcome:
-    """List earlier deploys and compressions, those that met no objective too."""
+    """List earlier deploys and compressions.
+
+    Those that met no objective are among them, with their candidates (--json).
+    """
     from edgec.pipeline.core.records import Deploy
 
     context.has_config()
