@@ -34,6 +34,25 @@ class Row:
     """Refused with the reason where the two may not be compared."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """Which application, and which network of it before compression, a measured file is of. An empty text is unknown."""
+
+    app: str = ""
+    builder: str = ""
+    inputs: str = ""
+    """Name and shape of each input, as the network was described."""
+    classes: int | None = None
+
+
+def unlike_networks(a: Identity, b: Identity) -> tuple[str, ...]:
+    """In what two networks are not the same one before compression, each with both values; what one of them does not say is left out."""
+    pairs: list[tuple[str, object, object]] = [
+        (name, getattr(a, name), getattr(b, name)) for name in ("app", "builder", "inputs", "classes")
+    ]
+    return tuple(f"{name}: {one} and {other}" for name, one, other in pairs if one and other and one != other)
+
+
 def compare(a: Measurement, b: Measurement, *, correct: "Correctness | None" = None, confidence: float = 0.95) -> list[Row]:
     """Rows for `edgec compare A B`. `correct` is from the two stored files of predictions, where both are there."""
     tail = stats.refused("tail quantiles are shown, not compared: a ratio's interval would take far more blocks")

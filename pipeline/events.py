@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Self
 
 from edgec.pipeline.core.errors import StoreError
+from edgec.pipeline.core.units import elapsed
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -168,6 +169,17 @@ class Fanout:
             each.warn(code, text)
 
 
+class Renamed:
+    """Passes everything on; progress goes under a name that says more than the worker knows."""
+
+    def __init__(self, listener: "Events", what: str) -> None:
+        self._listener, self._what = listener, what
+        self.stage, self.note, self.warn = listener.stage, listener.note, listener.warn
+
+    def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:  # noqa: ARG002
+        return self._listener.progress(self._what, total)
+
+
 class Console:
     """For a person, on stderr: stages with their time, notes, warnings, a bar with the time left on a terminal.
 
@@ -217,7 +229,7 @@ class Console:
             ending, mark, style = "done", self._mark("✔ ", ""), "green"
         finally:
             self._depth -= 1
-            self._say(f"{mark}{name} {ending}, {_elapsed(self._clock() - start)}", style)
+            self._say(f"{mark}{name} {ending}, {elapsed(self._clock() - start)}", style)
 
     def progress(self, what: str, total: int) -> AbstractContextManager[Callable[[int], None]]:
         if self._quiet:
@@ -252,7 +264,7 @@ class Console:
             now = self._clock()
             if now - said >= PLAIN_PERIOD_S:
                 said = now
-                left = f", {_elapsed((now - start) * (total - done) / done)} left" if done else ""
+                left = f", {elapsed((now - start) * (total - done) / done)} left" if done else ""
                 self._say(f"{what}: {done} of {total}{left}")
 
         yield advance
@@ -275,11 +287,3 @@ def log_to(stream: Any, *, verbosity: int) -> None:
     if verbosity <= 0:  # shown with -v: a library's advice is not a user's business, our errors are told anyway
         logging.getLogger("py.warnings").setLevel(logging.ERROR)
         logging.getLogger("paramiko").setLevel(logging.CRITICAL)  # it logs tracebacks of what it raises
-
-
-def _elapsed(seconds: float) -> str:
-    """0.4 s · 48 s · 3 min 20 s."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    return f"{whole} s" if whole < 120 else f"{whole // 60} min {whole % 60:02d} s"

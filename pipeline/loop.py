@@ -14,13 +14,14 @@ from edgec.pipeline.core.records import (
     Artifact,
     Checkpoint,
     Comparison,
+    Compress,
     Deploy,
     Exported,
     Measurement,
     Parity,
     Precision,
     Provenance,
-    Round,
+    RecordId,
     Search,
     Split,
     TargetFacts,
@@ -28,7 +29,8 @@ from edgec.pipeline.core.records import (
 )
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.pipeline.deploy import Golden, activate, golden, stage
-from edgec.pipeline.plan import refuse_early
+from edgec.pipeline.outlook import summary
+from edgec.pipeline.plan import measures_candidates, refuse_early
 from edgec.pipeline.probe import TargetProbe, input_file
 from edgec.pipeline.search import search
 from edgec.pipeline.stats import proportion
@@ -92,10 +94,8 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
         ParityFailed: the file, or the device with it, computes something else; the release that was active still is.
         TargetError: the target failed; the release that was active before still is.
     """
-    started = _now()
+    facts, result = compress_for(work, target)
     with open_session(target, events=work.events) as session:
-        facts = session.facts()
-        result = compress(work, target, session, facts)
         host = parity_on_host(work, result)
         staged = stage(work, session, result.final.checkpoint, result.final.artifact, _golden(work, result))
         subjects, device = accuracy_on(work, session, result)
@@ -117,10 +117,23 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
         measurements=tuple(work.store.put(m) for m in measurements),
         verdict=work.store.put(verdict),
         cached=tuple(work.cached),
-        started_at=started,
+        started_at=work.started_at,
     )
     work.store.put(record)
     return record
+
+
+def compress_for(work: Work, target: TargetSettings) -> tuple[TargetFacts, Compressed]:
+    """Compress for a target that has answered before anything is trained. Where candidates are not measured on it, it is let go meanwhile:
+    others may use it, and no link has to hold for hours.
+
+    Raises: as `compress`, and TargetError.
+    """
+    with open_session(target, events=work.events) as session:
+        facts = session.facts()
+        if measures_candidates(work.config):
+            return facts, compress(work, target, session, facts)
+    return facts, compress(work, target, None, facts)
 
 
 def compress(work: Work, target: TargetSettings | None, session: AgentSession | None, facts: TargetFacts | None) -> Compressed:
@@ -128,7 +141,7 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
 
     Raises:
         LoweringError: the target cannot run what was asked for; said before anything is trained.
-        ObjectiveNotMet: no candidate met the objective; the nearest is in the context.
+        ObjectiveNotMet: no candidate met the objective; the nearest is in the context, and the run is in the store.
     """
     data = stages.open_data(work)
     backend = DEFAULT_BACKEND if target is None else target.backend
@@ -141,16 +154,46 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     found = None
     pruned = dense
     if work.config.prune.enabled:
-        probe = None if session is None or target is None else TargetProbe(work, data, session, target, dense_same.artifact)
+        probe = None
+        if session is not None and target is not None and measures_candidates(work.config):
+            probe = TargetProbe(work, data, session, target, dense_same.artifact)
         found = search(work, data, dense, probe, facts, backend)
         if not found.met:
-            raise _not_met(work, found, dense)
+            run = _run(work, target, found, dense=dense_float, compressed=found.chosen, artifact=None)
+            raise _not_met(work, found, dense, run)
         chosen = work.store.get(found.chosen)
         assert isinstance(chosen, Checkpoint)
         pruned = chosen
     final = stages.quantised_checkpoint(work, data, pruned) if quantised else pruned
     forms = (form(work, final, backend, COMPRESSED), dense_same, dense_float)
     return Compressed(data=data, search=found, forms=forms if quantised else forms[:2])
+
+
+def keep_compressed(work: Work, target: TargetSettings | None, result: Compressed) -> RecordId:
+    """The record of a compression after which nothing is shipped."""
+    found, final = result.search, result.final
+    compressed, artifact = record_id(final.checkpoint), record_id(final.artifact)
+    return _run(work, target, found, dense=result.baseline, compressed=compressed, artifact=artifact)
+
+
+def _run(
+    work: Work, target: TargetSettings | None, found: Search | None, *, dense: Form, compressed: RecordId, artifact: RecordId | None
+) -> RecordId:
+    return work.store.put(
+        Compress(
+            app=work.config.app,
+            target=None if target is None else target.name,
+            dense=record_id(dense.checkpoint),
+            search=None if found is None else work.store.put(found),
+            compressed=compressed,
+            artifact=artifact,
+            dense_artifact=record_id(dense.artifact),
+            met=found is None or found.met,
+            cached=tuple(work.cached),
+            started_at=work.started_at,
+            command=work.command,
+        )
+    )
 
 
 def form(work: Work, checkpoint: Checkpoint, backend: str, label: str) -> Form:
@@ -162,31 +205,20 @@ def form(work: Work, checkpoint: Checkpoint, backend: str, label: str) -> Form:
     return Form(label=label, checkpoint=checkpoint, exported=file, artifact=stages.artifact(work, file, backend, label=label))
 
 
-def _not_met(work: Work, found: Search, dense: Checkpoint) -> ObjectiveNotMet:
+def _not_met(work: Work, found: Search, dense: Checkpoint, run: RecordId) -> ObjectiveNotMet:
     """With the nearest network (the dense one, where no cut was good enough) and what every candidate was measured to be."""
-    nearest = next((_summary(each) for each in found.rounds if each.index == found.chosen_round), None)
+    nearest = next((summary(each) for each in found.rounds if each.index == found.chosen_round), None)
     same = {"round": 0, "parameters": dense.cost.parameters, "macs": dense.cost.macs, "latency_ratio": 1.0, "accuracy_drop_points": 0.0}
     context: dict[str, object] = {
+        "run": run[:12],
         "search": work.store.put(found)[:12],
         "asked": found.objective,
         "stopped": found.stopped,
         "nearest": {"checkpoint": found.chosen[:12], **(nearest or same)},
-        "candidates": [_summary(each) for each in found.rounds],
+        "candidates": [summary(each) for each in found.rounds],
     }
     hint = "relax [objective], train longer ([train] epochs), let more be cut ([prune] floor, round_to, stream), or measure anew: --fresh"
     return ObjectiveNotMet(f"no candidate meets {found.objective}", hint=hint, context=context)
-
-
-def _summary(each: Round) -> dict[str, object]:
-    drop = None if each.accuracy_drop is None else each.accuracy_drop.value
-    return {
-        "round": each.index,
-        "parameters": each.cost.parameters,
-        "macs": each.cost.macs,
-        "latency_ratio": None if each.latency_ratio is None else each.latency_ratio.value,
-        "accuracy_drop_points": None if drop is None else round(drop * 100, 3),
-        "decision": each.reason,
-    }
 
 
 def parity_on_host(work: Work, result: Compressed) -> Parity:

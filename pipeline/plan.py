@@ -1,4 +1,4 @@
-"""Configuration and facts to a plan: pure and printable."""
+"""Configuration, a look at network and data, and facts to a plan: pure and printable."""
 
 from dataclasses import dataclass
 
@@ -7,6 +7,8 @@ from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.records import Precision, TargetFacts
 from edgec.pipeline.core.settings import Config, TargetSettings
+from edgec.pipeline.core.units import count, size
+from edgec.pipeline.stages import Look
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,12 @@ def precision_of(config: Config) -> Precision:
     return config.quantise.precision if config.quantise.enabled else Precision.FP32
 
 
+def measures_candidates(config: Config) -> bool:
+    """Whether the search asks the target about its candidates."""
+    measured = objective.needs_target(objective.asked(config.objective)) or config.prune.unit in ("seconds", "joules")
+    return config.prune.enabled and measured
+
+
 def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> None:
     """Ask the backend whether the target can run what will be made, before anything is trained.
 
@@ -41,7 +49,7 @@ def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> 
         raise LoweringError(f"{target.name} cannot run {precision} with {target.backend}: {support.reason}", hint=support.hint)
 
 
-def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
+def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look) -> Plan:
     """What deploy would do.
 
     Raises:
@@ -50,6 +58,7 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
     """
     refuse_early(config, target, facts)
     asked = objective.text(objective.asked(config.objective))
+    where = f"; candidates are measured on {target.name}" if measures_candidates(config) else ""
     runtime = next((r for r in facts.runtimes if r.name == target.backend), None)
     version = "" if runtime is None or runtime.version is None else f" {runtime.version}"
     meters = [m for m in facts.meters if m.usable]
@@ -58,8 +67,9 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
     )
     steps = [
         Step(name="target", what=f"{target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores, Python {facts.python}"),
-        Step(name="network", what=f"{config.model.builder} with {config.model.weights}, data {config.data.name}"),
-        Step(name="prune", what=f"until {asked}; latency is measured on {target.name}" if config.prune.enabled else "not asked for"),
+        Step(name="network", what=_network(config, look)),
+        Step(name="data", what=_data(look)),
+        Step(name="prune", what=f"until {asked}{where}" if config.prune.enabled else "not asked for"),
         Step(name="quantise", what=_quantise(config)),
         Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}"),
         Step(
@@ -73,6 +83,17 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
         Step(name="gate", what=", ".join(_rules(config)) or "no rule"),
     ]
     return Plan(steps=tuple(steps))
+
+
+def _network(config: Config, look: Look) -> str:
+    model, cost = config.model, look.cost
+    counted = f"{count(cost.parameters)} parameters, {count(cost.macs)} MACs at {list(model.input_shape)}, {model.classes} classes"
+    return f"{model.builder} with {model.weights} ({size(look.weights_bytes)}): {counted}"
+
+
+def _data(look: Look) -> str:
+    counts = ", ".join(f"{n:,} {split}" for split, n in look.data.counts.items())
+    return f"{look.data.name}: {counts}; {look.data.classes} classes"
 
 
 def _quantise(config: Config) -> str:

@@ -2,16 +2,17 @@
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from edgec.pipeline import onnx_file
 from edgec.pipeline.core import registry
-from edgec.pipeline.core.errors import ConfigError, ModelError
+from edgec.pipeline.core.errors import ConfigError, ModelError, ToolchainMissing
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Events
-from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Provenance
+from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Provenance, TargetFacts
 from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
 from edgec.pipeline.measure import Setup, Subject, measurements_from
 from edgec.pipeline.work import tool_versions
@@ -48,28 +49,55 @@ def artifact_of(file: Path) -> Artifact:
     )
 
 
-def profile(
-    file: Path,
-    target: TargetSettings,
-    settings: MeasureSettings,
-    *,
-    shapes: Mapping[str, tuple[int, ...]],
-    inputs: Mapping[str, Path],
-    seed: int,
-    events: Events,
-    command: str,
-) -> tuple[Measurement, Artifact]:
-    """Ship a file and inputs, and measure.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A file ready to be measured."""
+
+    file: Path
+    artifact: Artifact
+    inputs: Mapping[str, Any]
+    """NumPy array by input name."""
+
+
+def prepare(file: Path, *, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Path], seed: int, events: Events) -> Job:
+    """Inspect a file and make its inputs.
 
     Args:
         shapes: for inputs with dynamic dimensions that no file fixes.
         inputs: .npy file by input name; other inputs are random (floats standard normal, integers 0 or 1).
-    """
-    import numpy as np
 
+    Raises:
+        ModelError: not a file that can be run. ConfigError: no backend for it, or an input without a shape.
+    """
     artifact = artifact_of(file)
     info = registry.backend(artifact.backend).inspect(file)
-    arrays: dict[str, Any] = dict(onnx_file.make_inputs(info, shapes=shapes, files=inputs, seed=seed, note=events.note))
+    made = onnx_file.make_inputs(info, shapes=shapes, files=inputs, seed=seed, note=events.note)
+    return Job(file=file, artifact=artifact, inputs=dict(made))
+
+
+def require_runtime(job: Job, target: TargetSettings, facts: TargetFacts) -> None:
+    """Raise ToolchainMissing when the target has no runtime for the file."""
+    name = job.artifact.backend
+    runtime = next((each for each in facts.runtimes if each.name == name), None)
+    if runtime is None or runtime.version is None:
+        why = runtime.reason if runtime else "its agent does not know it"
+        package = registry.backend(name).device_package
+        raise ToolchainMissing(f"{target.name} has no {name}: {why}", hint=f"on {target.name}: {target.python} -m pip install {package}")
+
+
+def profile(
+    job: Job,
+    target: TargetSettings,
+    settings: MeasureSettings,
+    *,
+    seed: int,
+    events: Events,
+    command: str,
+) -> Measurement:
+    """Ship a file and its inputs, and measure."""
+    import numpy as np
+
+    file, artifact, arrays = job.file, job.artifact, job.inputs
     started = datetime.now(UTC).isoformat(timespec="seconds")
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         pack = Path(folder) / "inputs.npz"
@@ -79,7 +107,7 @@ def profile(
             facts = session.facts()
             with events.stage(f"ship to {target.name}"):
                 session.ship({artifact.file: file, digest: pack})
-            job = NetworkJob(
+            network = NetworkJob(
                 label=file.name,
                 file=artifact.file,
                 format=artifact.format,
@@ -88,7 +116,7 @@ def profile(
                 threads=settings.threads,
             )
             with events.stage(f"measure on {target.name}"):
-                run = session.profile([job], settings.rule, meter=settings.meter, idle_s=settings.idle_s, seed=seed)
+                run = session.profile([network], settings.rule, meter=settings.meter, idle_s=settings.idle_s, seed=seed)
     setup = Setup(
         target=target.name,
         facts=facts,
@@ -102,7 +130,7 @@ def profile(
     )
     subject = Subject(artifact=artifact, accuracy_reason="a foreign file has no evaluation set")
     (measurement,) = measurements_from(run, {file.name: subject}, setup)
-    return measurement, artifact
+    return measurement
 
 
 def _batch(arrays: Mapping[str, object]) -> int:

@@ -11,8 +11,9 @@ from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Probe
-from edgec.pipeline.core.records import Checkpoint, Constraints, Round, Search, Split, TargetFacts
+from edgec.pipeline.core.records import Checkpoint, Constraints, Search, Split, TargetFacts
 from edgec.pipeline.probe import SizeProbe, wants_energy
+from edgec.pipeline.search_watch import Watch
 from edgec.pipeline.work import Work, plain
 
 if TYPE_CHECKING:
@@ -90,6 +91,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | Non
     import torch
 
     from edgec.pipeline.compress.aap import AAP
+    from edgec.pipeline.compress.count import cost, widths
     from edgec.pipeline.compress.losses import distill_loss
     from edgec.pipeline.compress.recovery import plan_from, words
     from edgec.pipeline.compress.rounds import RoundFolder
@@ -111,8 +113,13 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | Non
     plan = plan_from(settings, prune.rewind, seed=work.config.seed, depends_on=(recipe,))
     rounds = RoundFolder(folder / "rounds")
 
+    watch = Watch(work.events, work.config.prune, constraints, dense.cost, widths(module))
+
     def recover(network: Any, _cut: float) -> tuple[Any, int]:
-        result = fit(network, samples, loss=loss, plan=plan, settings=settings, events=work.events, work=folder)
+        events = watch.training(cost(network, work.config.model.input_shape), widths(network))
+        result = fit(network, samples, loss=loss, plan=plan, settings=settings, events=events, work=folder)
+        if result.resumed:
+            work.events.note("the training continued where it was interrupted")
         return network, result.images_seen
 
     def evaluate(network: Any) -> Any:
@@ -133,11 +140,13 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | Non
         recover=recover,
         evaluate=evaluate,
         probe=probe,
-        on_round=lambda each: _tell(work, each),
-        store=rounds,
+        on_round=watch.round,
+        store=watch.kept(rounds),
         recipe=recipe,
         recovery=words(settings, plan),
     )
+    if watch.reused:
+        work.cached.append(f"{watch.reused} of {len(result.rounds)} rounds of the search")
     chosen = record_id(dense)
     if result.chosen:
         finished = _finish(work, result.module, samples, loss, folder, recipe)
@@ -199,12 +208,6 @@ def _finish(work: Work, module: Any, samples: Any, loss: Any, folder: Path, reci
         plan = Plan(name="final", epochs=settings.final_epochs, lr=settings.lr, seed=work.config.seed, depends_on=(recipe,))
         fit(module, samples, loss=loss, plan=plan, settings=settings, events=work.events, work=folder)
     return module
-
-
-def _tell(work: Work, each: Round) -> None:
-    latency = "" if each.latency_ratio is None or each.latency_ratio.value is None else f", latency {each.latency_ratio.value:.2f} x dense"
-    energy = "" if each.energy_ratio is None or each.energy_ratio.value is None else f", energy {each.energy_ratio.value:.2f} x dense"
-    work.events.note(f"round {each.index}: {each.cost.parameters:,} parameters{latency}{energy}, {each.reason}")
 
 
 def _parameters(work: Work) -> dict[str, object]:

@@ -11,12 +11,14 @@ from typing import Any
 
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import digest_of_json, record_id
+from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Dataset, NetworkBackend, OnnxBackend
 from edgec.pipeline.core.records import (
     Accuracy,
     Artifact,
     Checkpoint,
+    Cost,
     DataSpec,
     Exported,
     ModelSpec,
@@ -25,6 +27,7 @@ from edgec.pipeline.core.records import (
     Split,
     TensorSpec,
 )
+from edgec.pipeline.core.settings import Config
 from edgec.pipeline.stats import proportion
 from edgec.pipeline.work import Work, plain
 
@@ -38,25 +41,72 @@ class Data:
     id: RecordId
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a first look at network and data found, before anything is kept or trained."""
+
+    cost: Cost
+    weights_bytes: int
+    data: DataSpec
+
+
+def look(config: Config) -> Look:
+    """Open the network with its weights and the data set, and check that they belong together. Seconds; nothing is written.
+
+    Raises:
+        ModelError: builder, weights or data cannot be used, or do not fit each other. ConfigError: [data] does not say enough.
+    """
+    from edgec.models.build import load_tensors, rebuild
+    from edgec.pipeline.compress.count import cost
+
+    module = rebuild(_spec_of(config), load_tensors(config.model.weights))
+    spec, _ = _opened(config)
+    return Look(cost=cost(module, config.model.input_shape), weights_bytes=config.model.weights.stat().st_size, data=spec)
+
+
 def open_data(work: Work) -> Data:
-    """Open the configured data set and keep its record; from here on torch computes with the configured number of threads."""
+    """Open the configured data set and keep its record; from here on torch computes with the configured number of threads.
+
+    Raises:
+        ModelError: it cannot be used, or its images are not what the network takes. ConfigError: [data] does not say enough.
+    """
     import torch
 
+    torch.set_num_threads(work.config.train.threads)
+    spec, dataset = _opened(work.config)
+    return Data(spec=spec, dataset=dataset, id=work.store.put(spec))
+
+
+def _opened(config: Config) -> tuple[DataSpec, Dataset]:
     from edgec.models.data import open_data as opened
 
-    torch.set_num_threads(work.config.train.threads)
-    settings = work.config.data
+    settings, model = config.data, config.model
     if ":" in settings.name and settings.classes is None:
-        settings = replace(settings, classes=work.config.model.classes)
+        settings = replace(settings, classes=model.classes)
     spec, dataset = opened(settings)
-    return Data(spec=spec, dataset=dataset, id=work.store.put(spec))
+    channels, height, width = dataset.arrays(Split.TRAIN)[0].shape[1:]
+    shape = (channels, height + 2 * spec.preprocess.pad, width + 2 * spec.preprocess.pad)
+    if shape != model.input_shape:
+        raise ModelError(
+            f"the images of {settings.name} are {shape} after padding by {spec.preprocess.pad}, the network takes {model.input_shape}",
+            hint="input_shape in [model] is channels, height, width; pad in [data] preprocess adds pixels on each side",
+        )
+    if spec.classes > model.classes:
+        raise ModelError(
+            f"{settings.name} has {spec.classes} classes, the network {model.classes}", hint="classes in [model] is the number of logits"
+        )
+    return spec, dataset
 
 
 def model_spec(work: Work) -> ModelSpec:
     """The configured network; one of ours by name is recorded with its builder."""
+    return _spec_of(work.config)
+
+
+def _spec_of(config: Config) -> ModelSpec:
     from edgec.models.names import builder_of
 
-    settings = work.config.model
+    settings = config.model
     return ModelSpec(
         builder=builder_of(settings.builder),
         arguments=settings.arguments,

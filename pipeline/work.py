@@ -3,6 +3,7 @@
 import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,6 +29,7 @@ class Work:
     command: str = ""
     fresh: bool = False
     cached: list[str] = field(default_factory=list)
+    started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def stage(self, name: str, kind: type[R], inputs: Mapping[str, object], make: Callable[[], R]) -> R:
         """The stage's remembered result for these inputs, or a new one. A result whose files are gone or damaged is made anew."""

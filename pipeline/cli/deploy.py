@@ -1,11 +1,10 @@
 """edgec deploy: the whole chain on one target."""
 
-import sys
-
 import click
 
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.cli.jobs import FRESH, required_target, work_of
+from edgec.pipeline.cli.written import reported, written
 
 
 @click.command(cls=Command, epilog="Example: edgec deploy --target localhost")
@@ -22,23 +21,22 @@ def command(context: Context, *, name: str | None, dry_run: bool, fresh: bool) -
 
         return outcome(context, name)
     from edgec.pipeline import gate, loop
-    from edgec.pipeline.core.files import replacing
     from edgec.pipeline.core.records import Verdict
-    from edgec.pipeline.report import as_json, html, model, terminal
+    from edgec.pipeline.report import as_json, model
 
-    with work_of(context, fresh=fresh) as work:
-        target = required_target(work.config, name)
-        record = loop.deploy(work, target)
+    with work_of(context, fresh=fresh) as work, reported(context, work):
+        record = loop.deploy(work, required_target(work.config, name))
         identity = work.store.put(record)
-        report = model.assemble(work.store, identity)
-        page = context.config_path.parent / "report.html"
-        with replacing(page) as draft:
-            draft.write_bytes(html.render(report))
+        page, table = written(context, work, identity)
         verdict = work.store.get(record.verdict)
         assert isinstance(verdict, Verdict)
-        table = terminal.render(report, colour=not context.plain and sys.stdout.isatty()).decode()
         return Outcome(
-            results={**as_json.data(report), "deploy": identity, "cached": list(work.cached), "page": str(page)},
+            results={
+                **as_json.data(model.assemble(work.store, identity)),
+                "deploy": identity,
+                "cached": list(work.cached),
+                "page": str(page),
+            },
             text=f"{table}\nreport  {page}",
             exit_code=gate.exit_code(verdict),
         )

@@ -38,7 +38,7 @@ def command(context: Context, *, targets: tuple[str, ...]) -> Outcome:
     from edgec.pipeline.cli.probing import probe
     from edgec.pipeline.config import LOCALHOST, target
 
-    settings = [LOCALHOST] if targets == (LOCALHOST.name,) and not context.config_path.exists() else None
+    settings = [LOCALHOST] if targets == (LOCALHOST.name,) and not context.has_config() else None
     if settings is None:
         config = context.config()
         settings = [target(config, name) for name in dict.fromkeys(targets)]

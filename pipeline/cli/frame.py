@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from edgec.pipeline.core.errors import ConfigError, ToolchainMissing
 
@@ -43,6 +44,8 @@ class Context:
     verbosity: int
     """-1 warnings only · 0 · 1, 2: more of the libraries' messages."""
     config_path: Path
+    config_named: bool
+    """--config was given: the file has to be there."""
     seed: int | None
     command: str
     """The command as typed, for lineage."""
@@ -61,6 +64,12 @@ class Context:
         flags = {} if self.seed is None else {"seed": str(self.seed)}
         return load(self.config_path, environment=os.environ, overrides=flags)
 
+    def has_config(self) -> bool:
+        """Whether there is a configuration. Raises ConfigError when one was named and is not there."""
+        if self.config_named and not self.config_path.exists():
+            self.config()
+        return self.config_path.exists()
+
     @property
     def folder(self) -> Path:
         """Where runs are kept: .edgec beside deploy.toml."""
@@ -70,8 +79,9 @@ class Context:
         """The store of earlier runs.
 
         Raises:
-            ConfigError: there are none.
+            ConfigError: there are none, or the configuration that was named is not there.
         """
+        self.has_config()
         if not self.folder.is_dir():
             raise ConfigError(f"no run has been recorded in {self.folder}", hint="edgec deploy --target localhost makes one")
         from edgec.pipeline.store import open_store
@@ -127,6 +137,7 @@ class Command(Helpful):
             plain=own.pop("plain"),
             verbosity=-1 if quiet else verbose,
             config_path=own.pop("config_path"),
+            config_named=ctx.get_parameter_source("config_path") is not ParameterSource.DEFAULT,
             seed=own.pop("seed"),
             command=ctx.obj or "",
         )

@@ -20,22 +20,24 @@ FRESH = click.option("--fresh", is_flag=True, help="Do every stage anew instead 
 
 @contextmanager
 def work_of(context: Context, *, fresh: bool = False) -> "Iterator[Work]":
-    """The configuration and the store of a command that runs stages; events go to the console and to a log beside the store.
-
-    The configuration's folder can be imported from: a user's own network and data stand beside deploy.toml.
-    """
+    """The configuration and the store of a command that runs stages; events go to the console and to a log beside the store."""
     from edgec.pipeline.events import Fanout, JsonLog
     from edgec.pipeline.store import RunStore
     from edgec.pipeline.work import Work
 
     config = context.config()
-    sys.path.insert(0, str(config.path.parent.resolve()))
+    importable(config)
     store = RunStore(context.folder)
     try:
         with JsonLog(context.folder / "log.jsonl") as log:
             yield Work(config=config, store=store, events=Fanout(context.events, log), command=context.command, fresh=fresh)
     finally:
         store.close()
+
+
+def importable(config: "Config") -> None:
+    """From now on the configuration's folder can be imported from: a user's own network and data stand beside deploy.toml."""
+    sys.path.insert(0, str(config.path.parent.resolve()))
 
 
 def goal_target(config: "Config", name: str | None) -> "TargetSettings | None":

@@ -29,8 +29,8 @@ COMMANDS: Mapping[str, str] = {
     "rollback": "Make the previous release on a target active again.",
     "compare": "Compare two measurements, with intervals.",
     "gate": "The release verdict against a baseline, for CI.",
-    "report": "Show a deploy: before and after, search, parity, gate.",
-    "runs": "List earlier deploys.",
+    "report": "Show a run: before and after, search, parity, gate.",
+    "runs": "List earlier deploys and compressions.",
 }
 """Each is the module of that name in this folder, imported when it is called, with its `command`."""
 

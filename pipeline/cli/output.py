@@ -68,13 +68,18 @@ def document(command: str, exit_code: int, **body: Any) -> bytes:
 def spoken(error: EdgecError) -> str:
     """error: what / key  value / hint  …, without control characters that a board may have sent."""
     problems = [str(each) for each in error.context.get("problems", ()) if str(each) != error.what]  # type: ignore[attr-defined]
-    facts = {key: value for key, value in error.context.items() if key != "problems" and value not in ("", None)}
+    facts = {key: value for key, value in error.context.items() if key != "problems" and value not in ("", None) and not _nested(value)}
     width = max(map(len, [*facts, "hint"]))
     lines = [f"error: {error.what}", *(f"  {each}" for each in problems)]
     lines += [f"  {key:<{width}}  {str(value).rstrip().replace(chr(10), chr(10) + ' ' * (width + 4))}" for key, value in facts.items()]
     if error.hint:
         lines.append(f"  {'hint':<{width}}  {error.hint}")
     return "".join(c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}" for c in "\n".join(lines))
+
+
+def _nested(value: object) -> bool:
+    """A mapping, or a list of them: for the document, not for a line of text."""
+    return isinstance(value, Mapping) or (isinstance(value, list | tuple) and any(isinstance(each, Mapping) for each in value))
 
 
 def _plain(value: object) -> object:

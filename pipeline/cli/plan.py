@@ -3,7 +3,7 @@
 import click
 
 from edgec.pipeline.cli.frame import Command, Context, Outcome
-from edgec.pipeline.cli.jobs import required_target
+from edgec.pipeline.cli.jobs import importable, required_target
 
 
 @click.command(cls=Command, epilog="Example: edgec plan --target localhost")
@@ -12,27 +12,34 @@ from edgec.pipeline.cli.jobs import required_target
 def command(context: Context, *, name: str | None, explain: bool) -> Outcome:
     """Show what deploy would do on a target, and why.
 
-    Nothing is changed and nothing is trained; what cannot work is refused here.
+    The network, its weights and the data are opened and the target is asked. Nothing is changed and nothing is trained; what cannot work
+    is refused here.
     """
     return outcome(context, name, explain=explain)
 
 
 def outcome(context: Context, name: str | None, *, explain: bool = False) -> Outcome:
-    """Ask the target what it is, and say the steps."""
-    from edgec.pipeline import plan
+    """Look at network and data, ask the target what it is, and say the steps."""
+    from edgec.pipeline import plan, stages
     from edgec.targets.session import open_session
 
     config = context.config()
     target = required_target(config, name)
+    importable(config)
+    with context.events.stage("look at network and data"):
+        look = stages.look(config)
     with open_session(target, events=context.events) as session:
         facts = session.facts()
-    made = plan.plan(config, target, facts)
+    made = plan.plan(config, target, facts, look)
     lines = [f"{step.name:<10} {step.what}" for step in made.steps]
     if explain:
         lines += ["", *(f"{key:<32} {origin}" for key, origin in sorted(config.origins.items()))]
     results: dict[str, object] = {
         "target": target.name,
         "board": facts.board,
+        "parameters": look.cost.parameters,
+        "macs": look.cost.macs,
+        "data": dict(look.data.counts),
         "steps": [{"name": s.name, "what": s.what} for s in made.steps],
     }
     if explain:

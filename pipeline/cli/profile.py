@@ -1,11 +1,16 @@
 """edgec profile: any network file on a target."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import ConfigError
+
+if TYPE_CHECKING:
+    from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
+    from edgec.pipeline.profile import Job
 
 
 @click.command(cls=Command, epilog="Example: edgec profile model.onnx --target localhost --shape input=1,3,224,224")
@@ -18,7 +23,10 @@ from edgec.pipeline.core.errors import ConfigError
 )
 @click.option("--input", "inputs", multiple=True, metavar="INPUT=FILE.npy", help="Values of an input. Repeatable.")
 @click.option("--threads", type=click.IntRange(1, 1024), help="Threads of the runtime; stronger than [measure] threads.")
-def command(context: Context, *, file: Path, name: str, shapes: tuple[str, ...], inputs: tuple[str, ...], threads: int | None) -> Outcome:
+@click.option("--dry-run", is_flag=True, help="Check the file, its inputs and the target, and say what would be measured.")
+def command(
+    context: Context, *, file: Path, name: str, shapes: tuple[str, ...], inputs: tuple[str, ...], threads: int | None, dry_run: bool
+) -> Outcome:
     """Measure any network file on a target.
 
     Latency, memory, and energy where there is a sensor. No recipe and no training needed.
@@ -28,11 +36,11 @@ def command(context: Context, *, file: Path, name: str, shapes: tuple[str, ...],
     from edgec.pipeline.config import LOCALHOST, target
     from edgec.pipeline.core.codec import json_from
     from edgec.pipeline.core.settings import MeasureSettings
-    from edgec.pipeline.profile import profile
+    from edgec.pipeline.profile import prepare, profile
     from edgec.pipeline.report.single import measurement_text
     from edgec.pipeline.store import RunStore
 
-    if context.config_path.exists():
+    if context.has_config():
         config = context.config()
         settings, place, seed = config.measure, target(config, name), config.seed
     elif name == LOCALHOST.name:
@@ -42,24 +50,51 @@ def command(context: Context, *, file: Path, name: str, shapes: tuple[str, ...],
         raise AssertionError
     if threads is not None:
         settings = replace(settings, threads=threads)
-    measurement, artifact = profile(
+    job = prepare(
         file,
-        place,
-        settings,
         shapes={key: _dimensions(key, value) for key, value in map(_pair, shapes)},
         inputs={key: Path(value) for key, value in map(_pair, inputs)},
         seed=seed,
         events=context.events,
-        command=context.command,
     )
+    if dry_run:
+        return _planned(context, job, place, settings)
+    measurement = profile(job, place, settings, seed=seed, events=context.events, command=context.command)
     store = RunStore(context.folder)
-    store.put(artifact)
+    store.put(job.artifact)
     identity = store.put(measurement)
     store.close()
     return Outcome(
         results={"measurement": identity, "record": json_from(measurement)},
         text=f"{measurement_text(measurement)}\nrecord  {identity[:12]}",
         exit_code=0 if measurement.validity.valid else 4,
+    )
+
+
+def _planned(context: Context, job: "Job", target: "TargetSettings", settings: "MeasureSettings") -> Outcome:
+    """What would be measured: the target is asked what it is, the file is not sent."""
+    from edgec.pipeline.core.codec import json_from
+    from edgec.pipeline.core.units import size
+    from edgec.pipeline.profile import require_runtime
+    from edgec.targets.session import open_session
+
+    with open_session(target, events=context.events) as session:
+        facts = session.facts()
+    require_runtime(job, target, facts)
+    artifact, rule = job.artifact, settings.rule
+    inputs = {key: {"shape": list(array.shape), "dtype": str(array.dtype)} for key, array in job.inputs.items()}
+    meters = [each.name for each in facts.meters if each.usable]
+    given = ", ".join(f"{name} {each['dtype']} {each['shape']}" for name, each in inputs.items())
+    energy = ", ".join(meters) or "no meter"
+    lines = [
+        f"file     {job.file}: {artifact.precision}, {size(artifact.size_bytes)}, sha256 {artifact.file[:12]}",
+        f"inputs   {given}",
+        f"target   {target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores; {artifact.backend}, {settings.threads} threads",
+        f"measure  {rule.min_time_s:g} to {rule.max_time_s:g} s after {rule.warmup_s:g} s of warm-up; energy: {energy}",
+        "nothing was sent or measured",
+    ]
+    return Outcome(
+        results={"artifact": json_from(artifact), "inputs": inputs, "facts": json_from(facts), "dry_run": True}, text="\n".join(lines)
     )
 
 

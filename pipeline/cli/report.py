@@ -1,4 +1,4 @@
-"""edgec report: one deploy, in the form asked for."""
+"""edgec report: one deploy or compression, in the form asked for."""
 
 import os
 import shutil
@@ -10,22 +10,25 @@ from typing import TYPE_CHECKING
 import click
 
 from edgec.pipeline.cli.frame import Command, Context, Outcome
+from edgec.pipeline.cli.runs import newest_runs
 from edgec.pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
-    from edgec.pipeline.report.model import Report
+    from edgec.pipeline.report.model import Compression, Report
 
-FORMATS = ("table", "json", "csv", "markdown", "junit", "html")
+FORMATS = ("table", "json", "csv", "rounds", "markdown", "junit", "html")
 
 
 @click.command(cls=Command, epilog="Example: edgec report --format html --output report.html")
 @click.argument("run", required=False)
-@click.option("--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How it is written.")
+@click.option(
+    "--format", "form", type=click.Choice(FORMATS), default="table", show_default=True, help="How it is written; rounds: CSV of the search."
+)
 @click.option("--output", type=click.Path(path_type=Path, allow_dash=True), metavar="FILE", help="Where to; - is stdout, the default.")
 def command(context: Context, *, run: str | None, form: str, output: Path | None) -> Outcome:
-    """Show a deploy: before and after, search, parity, gate.
+    """Show a run: before and after, search, parity, gate.
 
-    RUN is the id that edgec runs shows, or its beginning; the newest deploy if it is not given.
+    RUN is the id of a deploy or a compression that edgec runs shows, or its beginning; the newest if it is not given.
     """
     to_stdout = output is None or str(output) == "-"
     if context.json and to_stdout and form not in ("table", "json"):
@@ -48,17 +51,17 @@ def command(context: Context, *, run: str | None, form: str, output: Path | None
 
 
 def newest(context: Context) -> str:
-    """The id of the newest deploy.
+    """The id of the newest run.
 
     Raises:
         ConfigError: there is none.
     """
-    for record_id, _ in context.store().records("deploy"):
+    for record_id, _ in newest_runs(context.store()):
         return record_id
-    raise ConfigError(f"no deploy has been recorded in {context.folder}", hint="edgec deploy --target localhost makes one")
+    raise ConfigError(f"no run has been recorded in {context.folder}", hint="edgec deploy --target localhost makes one")
 
 
-def _table(report: "Report", context: Context) -> bytes:
+def _table(report: "Report | Compression", context: Context) -> bytes:
     """As wide as the terminal; in colour only on one."""
     from edgec.pipeline.report import terminal
 

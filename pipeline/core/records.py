@@ -536,7 +536,43 @@ class Deploy:
     started_at: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compress:
+    """One `edgec compress`, or an `edgec deploy` whose search met no objective: everything that a report needs, by id."""
+
+    kind: ClassVar[str] = "compress"
+    app: str
+    target: str | None
+    """Where candidates were measured, or where the network would have gone; None without a target."""
+    dense: RecordId
+    search: RecordId | None
+    """None without pruning."""
+    compressed: RecordId
+    """The network to ship; when the objective is not met the nearest one, in float32 and not lowered."""
+    artifact: RecordId | None
+    """None when the objective is not met."""
+    dense_artifact: RecordId
+    """Of the dense network in float32."""
+    met: bool
+    cached: tuple[str, ...]
+    """Stages answered from the store."""
+    started_at: str
+    command: str
+
+
 Record = (
-    DataSpec | ModelSpec | Checkpoint | Exported | Artifact | Parity | TargetFacts | Measurement | Search | Deployment | Verdict | Deploy
+    DataSpec
+    | ModelSpec
+    | Checkpoint
+    | Exported
+    | Artifact
+    | Parity
+    | TargetFacts
+    | Measurement
+    | Search
+    | Deployment
+    | Verdict
+    | Deploy
+    | Compress
 )
 """Everything with a `kind` that the store keeps."""

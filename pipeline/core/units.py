@@ -17,6 +17,16 @@ def seconds(value: float | None) -> str:
     return f"{value * 1e9:.0f} ns"
 
 
+def elapsed(seconds: float) -> str:
+    """How long a person waits: 0.4 s · 48 s · 3 min 20 s · 2 h 05 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 120:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60:02d} s" if whole < 7200 else f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def joules(value: float | None) -> str:
     """An energy: 18.4 mJ."""
     if value is None:

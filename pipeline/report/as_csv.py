@@ -3,12 +3,19 @@
 import csv
 import io
 
+from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.records import Estimate
-from edgec.pipeline.report.model import Network, Report
+from edgec.pipeline.report.model import Compression, Network, Report
 
 
-def render(report: Report) -> bytes:
-    """RFC 4180 with a header line, UTF-8."""
+def render(report: Report | Compression) -> bytes:
+    """RFC 4180 with a header line, UTF-8.
+
+    Raises:
+        ConfigError: nothing was measured.
+    """
+    if isinstance(report, Compression):
+        raise ConfigError("nothing was deployed and measured in this run", hint="--format rounds has a line for each round of its search")
     text = io.StringIO()
     lines = [_line(report, network) for network in report.networks]
     writer = csv.DictWriter(text, list(lines[0]))

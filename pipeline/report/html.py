@@ -1,35 +1,58 @@
 """The report as one self-contained page: no script, no outside reference, readable at any width, in the dark and on paper."""
 
-from importlib.resources import files
+from typing import Any
 
-from edgec.pipeline.core.units import DASH, size
+from edgec.pipeline.core.units import DASH, ratio, size
 from edgec.pipeline.report import words
-from edgec.pipeline.report.model import Report
+from edgec.pipeline.report.model import Compression, Report, validation_accuracy
 from edgec.pipeline.report.plots import figures
 
 
-def render(report: Report) -> bytes:
+def render(report: Report | Compression) -> bytes:
     """HTML, UTF-8. Text from devices is escaped."""
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
     import edgec
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = files("edgec.pipeline").joinpath("templates", "report.html.j2").read_text(encoding="utf-8")
-    page = environment.from_string(template).render(
+    loader = PackageLoader("edgec.pipeline", "templates")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    page = environment.get_template("compression.html.j2" if isinstance(report, Compression) else "report.html.j2").render(
         report=report,
         words=words,
         version=edgec.__version__,
         figures=figures(report),
-        cards=_cards(report),
-        rounds=[words.round_cells(each) for each in report.search.rounds] if report.search else [],
-        rules=[words.rule(each) for each in report.verdict.rules],
-        parity=[words.comparison_cells(each) for each in report.parity.comparisons],
-        target=_target(report),
-        conditions=_conditions(report),
+        rounds=[words.round_cells(each, report.dense.cost) for each in report.search.rounds] if report.search else [],
         lineage=_lineage(report),
+        **(_of_compression(report) if isinstance(report, Compression) else _of_deploy(report)),
     )
     return page.encode()
+
+
+def _of_deploy(report: Report) -> dict[str, Any]:
+    return {
+        "columns": [f"{each.label} (deployed)" if each.compressed else each.label for each in report.networks],
+        "cards": _cards(report),
+        "rules": [words.rule(each) for each in report.verdict.rules],
+        "parity": [words.comparison_cells(each) for each in report.parity.comparisons],
+        "target": _target(report),
+        "conditions": _conditions(report),
+        "command": report.deployed.measurement.command,
+    }
+
+
+def _of_compression(report: Compression) -> dict[str, Any]:
+    cost, dense = report.compressed.cost, report.dense.cost
+    before, after = validation_accuracy(report.dense), validation_accuracy(report.compressed)
+    cards = [
+        (f"{cost.parameters / dense.parameters:.0%}", "of the parameters", f"{cost.parameters:,} after {dense.parameters:,}"),
+        (f"{cost.macs / dense.macs:.0%}", "of the MACs", f"{cost.macs:,} after {dense.macs:,}"),
+    ]
+    if before and after and before.top1.value is not None and after.top1.value is not None:
+        change = (after.top1.value - before.top1.value) * 100
+        cards.append((f"{change:+.2f}", "points of top-1", f"on {after.n:,} validation images"))
+    if report.nearest is not None and report.nearest.latency_ratio is not None:
+        cards.append((ratio(report.nearest.latency_ratio).partition(" ")[0], "the latency of the dense network", "at the same precision"))
+    return {"cards": cards, "command": report.run.command}
 
 
 def _cards(report: Report) -> list[tuple[str, str, str]]:
@@ -91,7 +114,7 @@ def _shown(value: object) -> str:
     return DASH if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _lineage(report: Report) -> list[tuple[str, ...]]:
+def _lineage(report: Report | Compression) -> list[tuple[str, ...]]:
     lines: list[tuple[str, ...]] = []
     for step in report.lineage:
         about = step.lineage

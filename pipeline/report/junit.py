@@ -1,5 +1,7 @@
 """The gate as JUnit XML, so that a CI server shows each rule as a test.
 
+The objective of a run that deployed nothing is a test too.
+
 fail → failure · inconclusive → skipped, with the reason · invalid measurement or an outcome that is none → error.
 """
 
@@ -7,15 +9,18 @@ import re
 from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from edgec.pipeline.report import words
-from edgec.pipeline.report.model import Report
+from edgec.pipeline.report.model import Compression, Report
 
 _FORBIDDEN = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """Characters that XML 1.0 cannot hold (section 2.2); a board's own text may have them."""
 
 
-def render(report: Report) -> bytes:
+def render(report: Report | Compression) -> bytes:
     """One test suite; the counts are those of its cases."""
     root = Element("testsuites", name="edgec")
+    if isinstance(report, Compression):
+        _objective(SubElement(root, "testsuite", name="edgec objective", timestamp=report.run.started_at.removesuffix("Z")), report)
+        return _counted(root)
     suite = SubElement(
         root, "testsuite", name=f"edgec gate on {_text(report.deploy.target)}", timestamp=report.deploy.started_at.removesuffix("Z")
     )
@@ -30,7 +35,22 @@ def render(report: Report) -> bytes:
         if result.outcome != "pass":
             kind = {"fail": "failure", "inconclusive": "skipped"}.get(result.outcome, "error")
             _outcome(case, kind, f"asked {asked}, seen {seen}" + (f": {reason}" if reason else "") if kind != "error" else outcome)
+    return _counted(root)
+
+
+def _objective(suite: Element, report: Compression) -> None:
+    """One case: whether the objective is met."""
+    if report.search is None:
+        return
+    name = _text(report.search.objective)
+    case = SubElement(suite, "testcase", classname=f"edgec.objective.{_text(report.run.app)}", name=name, time="0")
+    if not report.search.met:
+        _outcome(case, "failure", f"{report.search.stopped}; nearest: {words.share(report)}")
+
+
+def _counted(root: Element) -> bytes:
     kinds = {"failures": "failure", "skipped": "skipped", "errors": "error"}
+    (suite,) = root
     for element in (root, suite):
         element.set("tests", str(len(suite)))
         for name, tag in kinds.items():

@@ -1,4 +1,4 @@
-"""Everything that a report shows, assembled from the stored records of one deploy; no form of output yet."""
+"""Everything that a report shows, assembled from the stored records of one deploy or of one compression; no form of output yet."""
 
 from dataclasses import dataclass
 from typing import TypeVar
@@ -11,6 +11,7 @@ from edgec.pipeline.core.records import (
     Accuracy,
     Artifact,
     Checkpoint,
+    Compress,
     Cost,
     Deploy,
     Deployment,
@@ -20,6 +21,7 @@ from edgec.pipeline.core.records import (
     Measurement,
     Parity,
     RecordId,
+    Round,
     RuleResult,
     Search,
     Split,
@@ -62,11 +64,10 @@ class Report:
     """The dense ones first; the deployed one last."""
     speedup_same_precision: Estimate
     """The deployed network over the dense one at its precision: what pruning alone gave."""
+    dense: Checkpoint
     search: Search | None
     asked_latency_ratio: float | None
     """Of the objective; None when latency was not asked for."""
-    dense_accuracy: Accuracy | None
-    """On the validation split, on which the search decides."""
     parity: Parity
     deployment: Deployment
     verdict: Verdict
@@ -82,13 +83,64 @@ class Report:
         return next((each for each in self.verdict.rules if each.rule == name), None)
 
 
-def assemble(store: Store, deploy_id: RecordId) -> Report:
-    """Gather what one deploy left in the store.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compression:
+    """One compression after which nothing was deployed."""
+
+    id: RecordId
+    run: Compress
+    dense: Checkpoint
+    search: Search | None
+    asked_latency_ratio: float | None
+    compressed: Checkpoint
+    """The network to ship, or the nearest to the objective."""
+    files: tuple[int | None, int]
+    """Bytes of the compressed network's artifact (None: it was not lowered) and of the dense float one's."""
+    lineage: tuple[Step, ...]
+
+    @property
+    def nearest(self) -> Round | None:
+        """The round that the compressed network came from; None when it is the dense one."""
+        rounds = self.search.rounds if self.search else ()
+        return next((each for each in rounds if self.search and each.index == self.search.chosen_round), None)
+
+
+def validation_accuracy(checkpoint: Checkpoint) -> Accuracy | None:
+    """On the split on which the search decides."""
+    return next((each for each in checkpoint.accuracy if each.split is Split.VALIDATION), None)
+
+
+def assemble(store: Store, run: RecordId) -> Report | Compression:
+    """Gather what one deploy or compression left in the store.
 
     Raises:
-        StoreError: the id is not one of a deploy, or one of its records is missing.
+        StoreError: the id is of neither, or one of its records is missing.
     """
-    deploy = _get(store, deploy_id, Deploy)
+    record = store.get(run)
+    if isinstance(record, Compress):
+        return compression(store, record)
+    return deployed(store, _get(store, run, Deploy))
+
+
+def compression(store: Store, run: Compress) -> Compression:
+    """What one compression left."""
+    search = _get(store, run.search, Search) if run.search else None
+    artifact = _get(store, run.artifact, Artifact) if run.artifact else None
+    compressed = _get(store, run.compressed, Checkpoint)
+    return Compression(
+        id=record_id(run),
+        run=run,
+        dense=_get(store, run.dense, Checkpoint),
+        search=search,
+        asked_latency_ratio=_asked_latency(search),
+        compressed=compressed,
+        files=(None if artifact is None else artifact.size_bytes, _get(store, run.dense_artifact, Artifact).size_bytes),
+        lineage=_lineage(store, artifact or compressed),
+    )
+
+
+def deployed(store: Store, deploy: Deploy) -> Report:
+    """What one deploy left."""
     artifact = _get(store, deploy.artifact, Artifact)
     # Stored as: compressed, dense at the same precision, dense fp32.
     measurements = [_get(store, each, Measurement) for each in reversed(deploy.measurements)]
@@ -97,15 +149,14 @@ def assemble(store: Store, deploy_id: RecordId) -> Report:
     first, last = measurements[0], measurements[-1]
     same = next((each for each in measurements[:-1] if each.precision is last.precision), first)
     search = _get(store, deploy.search, Search) if deploy.search else None
-    dense = _get(store, deploy.dense, Checkpoint)
     return Report(
         id=record_id(deploy),
         deploy=deploy,
         networks=tuple(_network(store, each, first, compressed=each is last) for each in measurements),
         speedup_same_precision=compare.latency_ratio(same, last),
+        dense=_get(store, deploy.dense, Checkpoint),
         search=search,
         asked_latency_ratio=_asked_latency(search),
-        dense_accuracy=next((each for each in dense.accuracy if each.split is Split.VALIDATION), None),
         parity=_get(store, deploy.parity, Parity),
         deployment=_get(store, deploy.deployment, Deployment),
         verdict=_get(store, deploy.verdict, Verdict),
@@ -135,9 +186,9 @@ def _cost(store: Store, artifact: RecordId) -> Cost | None:
     return None
 
 
-def _lineage(store: Store, artifact: Artifact) -> tuple[Step, ...]:
-    steps = [Step(kind=artifact.kind, id=record_id(artifact), lineage=artifact.lineage)]
-    parent = artifact.parent
+def _lineage(store: Store, last: Artifact | Checkpoint) -> tuple[Step, ...]:
+    steps = [Step(kind=last.kind, id=record_id(last), lineage=last.lineage)]
+    parent = last.parent
     while parent is not None:
         record = store.get(parent)
         if not isinstance(record, Checkpoint | Exported | Artifact):

@@ -12,12 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from edgec.pipeline import objective
 from edgec.pipeline.core.records import Estimate, Round
 from edgec.pipeline.core.units import seconds
-from edgec.pipeline.report.model import Report
+from edgec.pipeline.outlook import in_order, is_probe
+from edgec.pipeline.report.model import Compression, Report, validation_accuracy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure as Canvas
+
+    Searched = Report | Compression
 
 INK, FAINT, PAPER = "#0000f1", "#0000f2", "#0000f3"
 SERIES = ("#0000e1", "#0000e2", "#0000e3")
@@ -27,6 +32,8 @@ _LINES = ("--", "-.", "-")
 _ACCEPTED, _REJECTED = ("o", SERIES[2], "accepted"), ("X", SERIES[0], "rejected")
 _SIZE = (5.0, 3.3)
 """Inches; 72 SVG units each. On a phone 340 pixels wide the 9.5-point text is 9 pixels high, on a page of two columns 14."""
+_COLUMNS, _NAME = 12, 20
+"""Rounds and characters of a layer's name that the figure of widths has place for."""
 _POINTS = 240
 """Of a drawn distribution: enough for the eye, small in the file."""
 
@@ -40,32 +47,36 @@ class Figure:
     svg: str
 
 
-def figures(report: Report) -> list[Figure]:
+def figures(report: "Searched") -> list[Figure]:
     """Those that the report has data for."""
-    made = [_distributions(report)]
-    if report.search is not None and report.search.rounds:
-        if any(each.accuracy for each in report.search.rounds):
-            made.insert(0, _accuracy_against_cost(report, report.search.rounds))
-        if any(each.latency_ratio for each in report.search.rounds):
-            made.append(_asked_and_measured(report, report.search.rounds))
-        made.append(_sizes(report, report.search.rounds))
+    rounds = report.search.rounds if report.search is not None else ()
+    made = []
+    if any(each.accuracy for each in rounds):
+        made.append(_accuracy_against_cost(report, rounds))
+    if isinstance(report, Report):
+        made.append(_distributions(report))
+    if rounds:
+        made.append(_round_by_round(report, rounds))
+        shown = _columns(rounds)
+        if layers := [n for n in in_order(rounds[0].widths) if any(each.widths.get(n) != report.dense.widths.get(n) for each in shown)]:
+            made.append(_widths(report, shown, layers))
     return made
 
 
-def _accuracy_against_cost(report: Report, rounds: tuple[Round, ...]) -> Figure:
+def _accuracy_against_cost(report: "Searched", rounds: tuple[Round, ...]) -> Figure:
     """Accuracy on validation over latency (or, where it was not measured, over MACs), both against the dense network."""
     by_latency = any(each.latency_ratio for each in rounds)
-    dense = report.dense_accuracy.top1.value if report.dense_accuracy else None
+    dense = _dense_top1(report)
 
     def cost(each: Round) -> float | None:
         if by_latency:
             return each.latency_ratio.value if each.latency_ratio else None
-        return each.cost.macs / report.networks[0].cost.macs if report.networks[0].cost else None
+        return each.cost.macs / report.dense.cost.macs
 
     trained = [(each, cost(each), each.accuracy.top1) for each in rounds if each.accuracy]
     probes = [cost(each) for each in rounds if not each.accuracy]
     chosen = next((each for each in rounds if report.search and each.index == report.search.chosen_round), None)
-    title = f"Accuracy against {'latency' if by_latency else 'MACs'}, round by round"
+    title = f"Accuracy against {'latency' if by_latency else 'MACs'}"
     with _axes(title) as (axes, done):
         for each, x, top1 in trained:
             if x is None or top1.value is None:
@@ -80,7 +91,7 @@ def _accuracy_against_cost(report: Report, rounds: tuple[Round, ...]) -> Figure:
                 axes.plot([x], [top1.value * 100], marker="o", linestyle="none", markersize=14, fillstyle="none", color=INK, zorder=2)
         if dense is not None:
             axes.plot([1.0], [dense * 100], marker="D", linestyle="none", markersize=7, color=INK, zorder=3)
-            axes.annotate("dense", (1.0, dense * 100), (-6, 6), textcoords="offset points", ha="right", color=INK)
+            axes.annotate("dense", (1.0, dense * 100), (4, -16), textcoords="offset points", ha="right", color=INK)
         floor = axes.get_ylim()[0]
         axes.plot(
             [x for x in probes if x is not None],
@@ -130,60 +141,145 @@ def _distributions(report: Report) -> Figure:
         return done("; ".join(f"{network.label}: median {seconds(network.measurement.latency.p50_s.value)}" for network in report.networks))
 
 
-def _asked_and_measured(report: Report, rounds: tuple[Round, ...]) -> Figure:
-    """What each candidate was measured at on the target, and what was asked."""
-    with _axes("Asked and measured on the target, by candidate") as (axes, done):
-        told = [(each, each.latency_ratio) for each in rounds if each.latency_ratio and each.latency_ratio.value is not None]
-        for each, ratio in told:
-            assert ratio.value is not None
-            errors = _errors(ratio)
-            axes.errorbar([each.index], [ratio.value], yerr=errors, fmt="none", color=INK, elinewidth=1.2, capsize=3, zorder=2)
-            marker, colour, _ = _ACCEPTED if each.accepted else _REJECTED
-            axes.plot([each.index], [ratio.value], marker=marker, color=colour, markeredgecolor=PAPER, markersize=8, zorder=3)
-        _asked_line(axes, report, vertical=False)
-        axes.set_xticks([each.index for each in rounds])
-        axes.set_xlim(min(each.index for each in rounds) - 0.5, max(each.index for each in rounds) + 0.5)
-        axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
-        axes.set_xlabel("candidate")
-        axes.set_ylabel("median latency / dense")
-        _legend(axes, (_ACCEPTED, _REJECTED))
-        return done("; ".join(f"candidate {each.index}: {ratio.value:.2f} of the dense latency" for each, ratio in told))
-
-
-def _sizes(report: Report, rounds: tuple[Round, ...]) -> Figure:
-    """How much of the dense network each candidate kept."""
-    dense = report.networks[0].cost
-    with _axes("Size by candidate") as (axes, done):
-        index = [each.index for each in rounds]
-        asked = [each.asked_cost_kept * 100 for each in rounds]
-        axes.step(index, asked, where="mid", color=FAINT, linewidth=1.5, label="cost asked for")
-        told = [f"asked {', '.join(f'{value:.0f}' for value in asked)} %"]
-        if dense is not None:
-            for name, whole, n in (("parameters", dense.parameters, 1), ("MACs", dense.macs, 2)):
-                kept = [100 * getattr(each.cost, name.lower()) / whole for each in rounds]
-                axes.plot(
-                    index, kept, linestyle=_LINES[n], marker="os"[n - 1], color=SERIES[n], markeredgecolor=PAPER, markersize=7, label=name
+def _round_by_round(report: "Searched", rounds: tuple[Round, ...]) -> Figure:
+    """Accuracy, size and (where it was measured) latency of each candidate above each other, against the dense network."""
+    by_latency = any(each.latency_ratio for each in rounds)
+    panels = 3 if by_latency else 2
+    title = f"Accuracy{', size and latency' if by_latency else ' and size'}, round by round"
+    with _canvas(title, (_SIZE[0], 1.5 * panels + 0.7)) as (canvas, done):
+        rows: list[Axes] = list(canvas.subplots(panels, sharex=True))
+        places = range(len(rounds))
+        _accuracies(rows[0], report, rounds)
+        _sizes(rows[1], report, rounds)
+        if by_latency:
+            _latencies(rows[2], report, rounds)
+        for n, each in enumerate(rounds):
+            if report.search is not None and each.index == report.search.chosen_round:
+                for axes in rows:
+                    axes.axvspan(n - 0.4, n + 0.4, color=FAINT, alpha=0.18, linewidth=0)
+                rows[0].annotate(
+                    "chosen", (n, 0), (0, 3), textcoords="offset points", xycoords=("data", "axes fraction"), ha="center", color=INK
                 )
-                told.append(f"{name} {', '.join(f'{value:.0f}' for value in kept)} %")
-        axes.set_xticks(index)
-        axes.set_xlim(index[0] - 0.5, index[-1] + 0.5)
-        axes.set_ylim(0, max(100, axes.get_ylim()[1]))
-        axes.set_xlabel("candidate")
-        axes.set_ylabel("kept of the dense network, %")
-        _legend(axes)
+        apart = -(-len(rounds) // 16)
+        rows[-1].set_xticks(places[::apart], [str(each.index) for each in rounds][::apart])
+        rows[-1].set_xlim(-0.6, len(rounds) - 0.4)
+        rows[-1].set_xlabel("candidate")
+        return done("; ".join(_told(report, each) for each in rounds))
+
+
+def _told(report: "Searched", each: Round) -> str:
+    """One candidate in words."""
+    cost, dense = each.cost, report.dense.cost
+    parts = [f"{cost.parameters / dense.parameters:.0%} of the parameters", f"{cost.macs / dense.macs:.0%} of the MACs"]
+    if each.latency_ratio is not None and each.latency_ratio.value is not None:
+        parts.append(f"{each.latency_ratio.value:.2f} of the dense latency")
+    if each.accuracy is not None and each.accuracy.top1.value is not None:
+        parts.append(f"top-1 {each.accuracy.top1.value:.1%}")
+    return f"{'probe' if is_probe(each) else 'round'} {each.index}: {', '.join(parts)}"
+
+
+def _accuracies(axes: "Axes", report: "Searched", rounds: tuple[Round, ...]) -> None:
+    dense, drop = _dense_top1(report), _asked_drop(report)
+    lines = [] if dense is None else [(dense, "-", "dense", "bottom")]
+    if dense is not None and drop is not None:
+        lines.append((dense - drop, ":", "asked", "top"))
+    for n, each in enumerate(rounds):
+        top1 = each.accuracy.top1 if each.accuracy else None
+        if top1 is None or top1.value is None:
+            continue
+        axes.errorbar([n], [top1.value * 100], yerr=_errors(top1, 100), fmt="none", color=FAINT, elinewidth=1.2, zorder=1)
+        marker, colour, _ = _ACCEPTED if each.accepted else _REJECTED
+        axes.plot([n], [top1.value * 100], marker=marker, color=colour, markeredgecolor=PAPER, markersize=8, zorder=3)
+    for value, line, word, side in lines:
+        axes.axhline(value * 100, color=INK, linewidth=1.0, linestyle=line)
+        _beside(axes, value * 100, word, side)
+    if not any(each.accuracy for each in rounds):
+        axes.annotate("no candidate was trained", (0.5, 0.5), xycoords="axes fraction", ha="center", color=INK)
+    axes.margins(y=0.2)
+    axes.set_ylabel("top-1, %")
+    _legend(axes, (_ACCEPTED, _REJECTED))
+
+
+def _sizes(axes: "Axes", report: "Searched", rounds: tuple[Round, ...]) -> None:
+    dense, places = report.dense.cost, range(len(rounds))
+    axes.step(places, [each.asked_cost_kept * 100 for each in rounds], where="mid", color=FAINT, linewidth=1.5, label="cost asked for")
+    for name, whole, n in (("parameters", dense.parameters, 1), ("MACs", dense.macs, 2)):
+        kept = [100 * getattr(each.cost, name.lower()) / whole for each in rounds]
+        axes.plot(places, kept, linestyle=_LINES[n], marker="os"[n - 1], color=SERIES[n], markeredgecolor=PAPER, markersize=6, label=name)
+    axes.set_ylim(0, max(100, axes.get_ylim()[1]))
+    axes.set_ylabel("kept, %")
+    _legend(axes)
+
+
+def _latencies(axes: "Axes", report: "Searched", rounds: tuple[Round, ...]) -> None:
+    for n, each in enumerate(rounds):
+        if each.latency_ratio is None or each.latency_ratio.value is None:
+            continue
+        axes.errorbar(
+            [n], [each.latency_ratio.value], yerr=_errors(each.latency_ratio), fmt="none", color=INK, elinewidth=1.2, capsize=3, zorder=2
+        )
+        marker, colour, _ = _ACCEPTED if each.accepted else _REJECTED
+        axes.plot([n], [each.latency_ratio.value], marker=marker, color=colour, markeredgecolor=PAPER, markersize=8, zorder=3)
+    _asked_line(axes, report, vertical=False)
+    axes.set_ylim(bottom=0, top=max(1.0, axes.get_ylim()[1]))
+    axes.set_ylabel("latency / dense")
+
+
+def _columns(rounds: tuple[Round, ...]) -> list[Round]:
+    """The rounds whose widths are shown: the trained ones, the last accepted of too many; probes where none was trained."""
+    trained = [each for each in rounds if not is_probe(each)] or list(rounds)
+    return trained if len(trained) <= _COLUMNS else ([each for each in trained if each.accepted] or trained)[-_COLUMNS:]
+
+
+def _widths(report: "Searched", shown: list[Round], layers: list[str]) -> Figure:
+    """Channels of each layer that was cut, round by round: a number, and a bar as long as the share of the dense width."""
+    dense = report.dense.widths
+    step = 0.24 if len(layers) <= 24 else 0.17
+    with _axes("Widths of the layers that were cut, by round", (_SIZE[0], step * len(layers) + 0.8)) as (axes, done):
+        for row, name in enumerate(layers):
+            for column, widths in enumerate([dense, *(each.widths for each in shown)]):
+                width, whole = widths.get(name, 0), dense.get(name, 0)
+                share = width / whole if whole else 0.0
+                axes.barh([row], [0.92 * share], left=column - 0.46, height=0.84, color=SERIES[2], alpha=0.35, linewidth=0)
+                axes.text(column, row, str(width), ha="center", va="center_baseline", color=INK, fontsize=9.5 if step > 0.2 else 8)
+        axes.set_yticks(range(len(layers)), [name if len(name) <= _NAME else f"…{name[1 - _NAME :]}" for name in layers])
+        axes.set_xticks(range(len(shown) + 1), ["dense", *(f"{each.index} {'✔' if each.accepted else '✘'}" for each in shown)])
+        axes.tick_params(length=0)
+        axes.xaxis.tick_top()
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        axes.set_xlim(-0.5, max(4, len(shown)) + 0.5)
+        axes.set_ylim(len(layers) - 0.5, -0.5)
+        told = (f"{name}: {dense.get(name)}, then {', '.join(str(each.widths.get(name)) for each in shown)}" for name in layers)
         return done("; ".join(told))
 
 
-def _asked_line(axes: "Axes", report: Report | None, *, vertical: bool) -> None:
+def _dense_top1(report: "Searched") -> float | None:
+    accuracy = validation_accuracy(report.dense)
+    return accuracy.top1.value if accuracy else None
+
+
+def _asked_drop(report: "Searched") -> float | None:
+    return objective.parse(report.search.objective.split(", ")).accuracy_drop if report.search else None
+
+
+def _asked_line(axes: "Axes", report: "Searched | None", *, vertical: bool) -> None:
     asked = report.asked_latency_ratio if report else None
     if asked is None:
         return
-    draw = axes.axvline if vertical else axes.axhline
-    draw(asked, color=INK, linewidth=1.3, linestyle=":")
-    place: dict[str, Any] = {"xy": (0, asked), "xytext": (4, 4), "xycoords": ("axes fraction", "data")}
     if vertical:
-        place = {"xy": (asked, 1), "xytext": (-4, -3), "xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
-    axes.annotate(f"asked {asked:g}×", textcoords="offset points", color=INK, **place)
+        axes.axvline(asked, color=INK, linewidth=1.3, linestyle=":")
+        place: dict[str, Any] = {"xy": (asked, 1), "xytext": (-4, -3), "xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+        axes.annotate(f"asked {asked:g}×", textcoords="offset points", color=INK, **place)
+    else:
+        axes.axhline(asked, color=INK, linewidth=1.0, linestyle=":")
+        _beside(axes, asked, "asked", "center")
+
+
+def _beside(axes: "Axes", value: float, word: str, side: str) -> None:
+    """A word at the right of the axes, at the height of a value."""
+    place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "textcoords": "offset points", "va": side}
+    axes.annotate(word, (1, value), (3, 0), color=INK, **place)
 
 
 def _legend(axes: "Axes", entries: tuple[tuple[str, str, str], ...] = ()) -> None:
@@ -221,8 +317,15 @@ def _sources(report: Report) -> str:
 
 
 @contextmanager
-def _axes(title: str) -> Iterator[tuple["Axes", Callable[[str], Figure]]]:
-    """Axes in the house style, and the function that ends them as a figure with its description."""
+def _axes(title: str, size: tuple[float, float] = _SIZE) -> Iterator[tuple["Axes", Callable[[str], Figure]]]:
+    """One pair of axes in the house style, and the function that ends them as a figure with its description."""
+    with _canvas(title, size) as (canvas, done):
+        yield canvas.add_subplot(), done
+
+
+@contextmanager
+def _canvas(title: str, size: tuple[float, float]) -> Iterator[tuple["Canvas", Callable[[str], Figure]]]:
+    """A canvas in the house style, `size` in inches, and the function that ends it."""
     import matplotlib as mpl
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure as Canvas
@@ -248,16 +351,15 @@ def _axes(title: str) -> Iterator[tuple["Axes", Callable[[str], Figure]]]:
         "grid.linewidth": 0.6,
     }
     with mpl.rc_context(style):
-        canvas = Canvas(figsize=_SIZE, facecolor="none", layout="constrained")
+        canvas = Canvas(figsize=size, facecolor="none", layout="constrained")
         FigureCanvasSVG(canvas)
-        axes = canvas.add_subplot()
 
         def done(description: str) -> Figure:
             drawn = io.StringIO()
             canvas.savefig(drawn, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
             return Figure(title, description, _fragment(drawn.getvalue(), title, description))
 
-        yield axes, done
+        yield canvas, done
 
 
 def _fragment(svg: str, title: str, description: str) -> str:

@@ -3,9 +3,10 @@
 import re
 from collections.abc import Callable
 
-from edgec.pipeline.core.records import Comparison, Estimate, Round, RuleResult
-from edgec.pipeline.core.units import DASH, count, joules, points, ratio, seconds, size
-from edgec.pipeline.report.model import Network, Report
+from edgec.pipeline.core.records import Comparison, Cost, Estimate, Round, RuleResult
+from edgec.pipeline.core.units import DASH, count, elapsed, joules, points, ratio, seconds, size
+from edgec.pipeline.outlook import decision, is_probe, stopped
+from edgec.pipeline.report.model import Compression, Network, Report, validation_accuracy
 
 OUTCOMES = {"pass": "✔ pass", "fail": "✘ fail", "inconclusive": "? inconclusive"}
 """A glyph and a word: nothing is said by colour alone."""
@@ -35,8 +36,10 @@ def percent(value: float | None) -> str:
     return DASH if value is None else f"{value * 100:.1f} %"
 
 
-def headline(report: Report) -> str:
+def headline(report: Report | Compression) -> str:
     """compressed int8 on pi: 2.31× (2.27 … 2.35) the speed of dense fp32; gate: pass."""
+    if isinstance(report, Compression):
+        return f"{report.run.app}, {which(report)}: {share(report)}; {met(report)}"
     speed = f"{ratio(report.deployed.speedup)} the speed of {report.networks[0].label}"
     return f"{report.deployed.label} on {report.deploy.target}: {speed}; gate: {report.verdict.outcome}"
 
@@ -44,6 +47,51 @@ def headline(report: Report) -> str:
 def sources(report: Report) -> str:
     """The provenance of the numbers, e.g. "measured"."""
     return ", ".join(sorted({network.measurement.provenance.value for network in report.networks}))
+
+
+def which(report: Compression) -> str:
+    """What the compressed network is."""
+    if report.run.met:
+        return f"compressed {report.compressed.precision}"
+    return "nearest fp32" if report.nearest else "nearest: dense"
+
+
+def share(report: Compression) -> str:
+    """23 % of the parameters, 31 % of the MACs."""
+    cost, dense = report.compressed.cost, report.dense.cost
+    return f"{cost.parameters / dense.parameters:.0%} of the parameters, {cost.macs / dense.macs:.0%} of the MACs"
+
+
+def met(report: Compression) -> str:
+    """Whether the objective is met; empty where none was searched for."""
+    if report.search is None:
+        return "not pruned"
+    return f"objective {'met' if report.search.met else 'not met'}: {report.search.objective}"
+
+
+def compression_rows(report: Compression) -> list[tuple[str, list[str]]]:
+    """The dense network beside the compressed one, or the nearest to the objective."""
+    both = (report.dense, report.compressed)
+    top1 = [validation_accuracy(each) for each in both]
+    latency = report.nearest.latency_ratio if report.nearest else None
+    return [
+        ("precision", [str(each.precision) for each in both]),
+        ("parameters", [count(each.cost.parameters) for each in both]),
+        ("MACs", [count(each.cost.macs) for each in both]),
+        ("top-1 on validation", [interval(each.top1, percent) if each else DASH for each in top1]),
+        ("file size", [size(report.files[1]), size(report.files[0])]),
+        ("latency / dense, same precision", [DASH if latency is None else "1×", ratio(latency)]),
+    ]
+
+
+def compression_remarks(report: Compression) -> list[str]:
+    """What a reader must know: why it ended, what is missing, what came from the store."""
+    said = [f"The search ended: {stopped(report.search)}."] if report.search else ["Nothing was pruned: [prune] enabled is false."]
+    if report.files[0] is None:
+        said.append("The nearest network does not meet the objective: it was neither quantised nor lowered, and nothing was shipped.")
+    if report.run.cached:
+        said.append(f"Answered from the store: {', '.join(report.run.cached)}.")
+    return said
 
 
 def rows(report: Report) -> list[tuple[str, list[str]]]:
@@ -132,7 +180,7 @@ def baseline(report: Report) -> str:
 RULE_HEAD = ("outcome", "rule", "asked", "seen (one-sided bounds)", "why")
 
 
-def round_cells(each: Round) -> tuple[str, ...]:
+def round_cells(each: Round, dense: Cost) -> tuple[str, ...]:
     """One round under `ROUND_HEAD`."""
     change = DASH
     if each.accuracy_drop is not None and each.accuracy_drop.value is not None:
@@ -141,18 +189,24 @@ def round_cells(each: Round) -> tuple[str, ...]:
     top1 = each.accuracy.top1.value if each.accuracy else None
     mark = "✔" if each.accepted else "✘"
     return (
-        f"{each.index} {'trained' if each.checkpoint else 'probe'}",
+        f"{each.index} {'probe' if is_probe(each) else 'trained'}",
         f"{each.asked_cost_kept:.0%}",
-        count(each.cost.parameters),
-        count(each.cost.macs),
+        _kept(each.cost.parameters, dense.parameters),
+        _kept(each.cost.macs, dense.macs),
+        f"{each.threshold:.3g}",
         ratio(each.latency_ratio),
         percent(top1),
         change,
-        f"{mark} {each.reason.removeprefix('probe: ')}",
+        elapsed(each.wall_s),
+        f"{mark} {decision(each)}",
     )
 
 
-ROUND_HEAD = ("round", "asked", "params", "MACs", "latency / dense", "top-1", "change, points", "decision")
+ROUND_HEAD = ("round", "asked", "params", "MACs", "threshold", "latency / dense", "top-1", "change, points", "time", "decision")
+
+
+def _kept(value: int, whole: int) -> str:
+    return f"{count(value)} ({value / whole:.0%})"
 
 
 def _negative(value: float | None) -> float | None:
@@ -181,10 +235,10 @@ def pruning_alone(report: Report) -> str:
     return f"Pruning alone, both {report.deployed.measurement.precision}: {ratio(report.speedup_same_precision)} the speed."
 
 
-def search_title(report: Report) -> str:
+def search_title(report: Report | Compression) -> str:
     """The objective, whether it was met, and why the search ended."""
     assert report.search is not None
-    return f"{report.search.objective} ({'met' if report.search.met else 'not met'}; {report.search.stopped})"
+    return f"{report.search.objective} ({'met' if report.search.met else 'not met'}; {stopped(report.search)})"
 
 
 def release(report: Report) -> str:

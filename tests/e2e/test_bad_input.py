@@ -35,6 +35,7 @@ def pickled(folder: Path) -> None:
 
 
 DEPLOY = ("deploy", "--target", "localhost")
+PLAN = ("plan", "--target", "localhost")
 PROFILE = ("profile", "net.onnx")
 
 CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], int, tuple[str, ...]]] = {
@@ -88,6 +89,17 @@ CASES: dict[str, tuple[Callable[[Path], None], tuple[str, ...], int, tuple[str, 
     "builder that is not there": (write("deploy.toml", recipe().replace("mine:network", "mine:netwrok")), DEPLOY, 5, ("netwrok",)),
     "module that is not there": (write("deploy.toml", recipe().replace("mine:network", "nine:network")), DEPLOY, 5, ("nine",)),
     "data that is not there": (write("deploy.toml", recipe().replace("mine:data", "mine:dota")), DEPLOY, 5, ("dota",)),
+    "planned with missing weights": (lambda folder: (folder / "net.safetensors").unlink(), PLAN, 5, ("net.safetensors",)),
+    "planned with weights of another network": (other_network, PLAN, 5, ("stem.weight",)),
+    "planned with data that is not there": (write("deploy.toml", recipe().replace("mine:data", "mine:dota")), PLAN, 5, ("dota",)),
+    "planned with images of another size": (
+        write("deploy.toml", recipe().replace("pad = 2", "pad = 1")),
+        PLAN,
+        5,
+        ("(1, 30, 30)", "(1, 32, 32)"),
+    ),
+    "report of a configuration that is not there": (lambda _: None, ("report", "--config", "absent.toml"), 2, ("absent.toml",)),
+    "profile with a configuration that is not there": (lambda _: None, (*PROFILE, "--config", "absent.toml"), 2, ("absent.toml",)),
     "truncated ONNX": (write("net.onnx", b"\x08\x08\x12\x05hello"), PROFILE, 5, ("net.onnx",)),
     "empty ONNX": (write("net.onnx", b""), PROFILE, 5, ("net.onnx",)),
     "not ONNX": (write("net.onnx", "<html>not found</html>" * 40), PROFILE, 5, ("net.onnx",)),

@@ -6,6 +6,9 @@ from pathlib import Path
 
 from conftest import Project, recipe, trained
 
+from edgec.pipeline.core.settings import TargetSettings, TransportKind
+from edgec.targets.session import open_session
+
 
 def test_deploy_twice_takes_all_but_the_measurement_from_the_store(project: Project, tmp_path: Path) -> None:
     first = project.run("deploy", "--target", "localhost", "--json")
@@ -63,6 +66,23 @@ def test_runs_report_compare_and_gate_read_what_deploy_left(project: Project) ->
         assert (project.folder / f"r.{form}").stat().st_size > 500
 
 
+def test_a_baseline_of_another_network_is_refused(project: Project) -> None:
+    project.configure(recipe(prune=False))
+    assert project.run("deploy", "--target", "localhost").code == 0
+    assert project.run("gate", "--write-baseline", "baseline.json").code == 0
+    baseline = json.loads((project.folder / "baseline.json").read_text())
+    assert baseline["identity"]["app"] == "shirts"
+    baseline["identity"]["app"] = "shoes"
+    (project.folder / "other.json").write_text(json.dumps(baseline))
+    refused = project.run("gate", "--baseline", "other.json", "--json")
+    assert refused.code == 2
+    assert "app: shirts and shoes" in refused.document["error"]["what"]
+    assert project.run("gate", "--baseline", "other.json", "--unlike", "--json").document["results"]["record"]["rules"]
+    del baseline["identity"]
+    (project.folder / "old.json").write_text(json.dumps(baseline))
+    assert "W401" in project.run("gate", "--baseline", "old.json").stderr
+
+
 def test_gate_fails_with_1_when_the_file_may_not_be_larger(project: Project) -> None:
     project.configure(recipe(prune=False).replace("size_ratio = 1.0", "size_ratio = 0.01"))
     answer = project.run("deploy", "--target", "localhost", "--json")
@@ -78,6 +98,29 @@ def test_an_objective_that_nothing_meets_ends_with_1_and_the_nearest(project: Pr
     assert error["type"] == "ObjectiveNotMet"
     assert error["context"]["nearest"]["parameters"] > 0
     assert not (tmp_path / "home" / ".edgec" / "apps").exists()
+    assert "no candidate met the objective" in (project.folder / "report.html").read_text()
+    assert error["context"]["report"]["search"]["rounds"]
+    (run,) = project.run("runs", "--json").document["results"]["runs"]
+    assert (run["kind"], run["met"], run["id"][:12]) == ("compress", False, error["context"]["run"])
+    assert len(run["candidates"]) == len(error["context"]["candidates"]) > 0
+    report = project.run("report", "--json").document["results"]["report"]
+    assert (report["kind"], report["id"], report["run"]["target"]) == ("compression", run["id"], "localhost")
+    assert project.run("report", "--format", "rounds").stdout.count("\n") == len(run["candidates"]) + 1
+    assert project.run("report", "--format", "csv").code == 2
+
+
+def test_a_target_that_measures_no_candidate_is_free_while_its_network_is_trained(project: Project, tmp_path: Path) -> None:
+    project.configure(recipe(epochs=30.0))
+    deploy = project.start("deploy", "--target", "localhost", "--plain")
+    try:
+        assert deploy.stderr is not None
+        assert any(line.strip().startswith("training 1 of") for line in deploy.stderr)
+        place = TargetSettings(name="localhost", transport=TransportKind.LOCAL, python="auto", folder=str(tmp_path / "home" / ".edgec"))
+        with open_session(place) as session:
+            session.lock()
+    finally:
+        deploy.kill()
+        deploy.communicate(timeout=60)
 
 
 def test_plan_says_the_steps_and_changes_nothing(project: Project) -> None:
@@ -86,6 +129,9 @@ def test_plan_says_the_steps_and_changes_nothing(project: Project) -> None:
     steps = {step["name"]: step["what"] for step in answer.document["results"]["steps"]}
     assert "params <= 0.7 x dense" in steps["prune"]
     assert "int8" in steps["lower"]
+    assert "candidates are measured" not in steps["prune"], "no latency is asked for"
+    assert "9.75 k parameters" in steps["network"]
+    assert "400 test" in steps["data"]
     assert not (project.folder / ".edgec").exists()
 
 

@@ -47,6 +47,8 @@ def test_killed_in_the_search_the_result_is_the_uninterrupted_one(project: Proje
         assert store_is_whole(project.folder)
     resumed = project.run("compress", "--json")
     assert resumed.code == 0, resumed.stderr
+    assert any(each.endswith(" rounds of the search") for each in resumed.document["results"]["cached"])
+    assert "found from an earlier run" in resumed.stderr
     whole = project.run("compress", "--fresh", "--json", environment={"EDGEC_NOTHING": ""})
     assert whole.code == 0, whole.stderr
     one, two = resumed.document["results"]["record"], whole.document["results"]["record"]

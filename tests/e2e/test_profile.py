@@ -36,6 +36,10 @@ def test_foreign_file_says_what_is_missing_then_runs(project: Project) -> None:
     assert "--shape tokens=" in str(missing.document["error"])
     assert "--shape bias=" in str(missing.document["error"])
     np.save(project.folder / "tokens.npy", np.array([[0, 1, 4]]))
+    dry = project.run("profile", "lookup.onnx", "--shape", "bias=1,3,4", "--input", "tokens=tokens.npy", "--dry-run", "--json")
+    assert dry.document["results"]["inputs"]["bias"] == {"shape": [1, 3, 4], "dtype": "float32"}
+    assert project.run("profile", "lookup.onnx", "--dry-run").code == 2, "an input has no shape"
+    assert not (project.folder / ".edgec").exists()
     answer = project.run("profile", "lookup.onnx", "--shape", "bias=1,3,4", "--input", "tokens=tokens.npy", "--json")
     assert answer.code == 0, answer.stderr
     record = answer.document["results"]["record"]

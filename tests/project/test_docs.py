@@ -4,11 +4,14 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
 from edgec.pipeline.cli.main import COMMANDS
+from edgec.pipeline.config import load
+from edgec.pipeline.core.settings import PruneSettings
 
 
 def test_the_examples_of_the_library_page_run(root: Path, tmp_path: Path) -> None:
@@ -22,6 +25,27 @@ def test_the_examples_of_the_library_page_run(root: Path, tmp_path: Path) -> Non
     assert 0 <= float(loss) < 1
     assert written.endswith("int8")
     assert (tmp_path / "network.onnx").stat().st_size == int(written.split()[0])
+
+
+def test_the_blocks_of_the_page_on_aap_run(root: Path, tmp_path: Path) -> None:
+    page = (root / "docs" / "aap.md").read_text()
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+    assert [language for language, _ in blocks] == ["python"] * 3 + ["toml"]
+    script = "import torch; torch.set_num_threads(1)\n" + "\n".join(code for language, code in blocks if language == "python")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0] == "group 0 24 ['0.out', '1.channel', '3.channel', '4.channel', '6.in']"
+    assert "read True True" in lines
+    assert "scores {'0': (24,), '6': (16,)}" in lines
+    rounds = [line for line in lines if line.startswith("round ")]
+    assert " probe: " in rounds[0]
+    assert " accepted: drop " in rounds[-1]
+    assert lines[-1].startswith("ended True ")
+    (tmp_path / "deploy.toml").write_text(f'schema = 1\n[model]\nbuilder = "a:b"\nweights = "w.pt"\n[data]\nname = "a:c"\n{blocks[-1][1]}')
+    prune = load(tmp_path / "deploy.toml", environment={}, overrides={}).prune
+    changed = {each.name for each in fields(prune) if getattr(prune, each.name) != getattr(PruneSettings(), each.name)}
+    assert changed <= {"protect", "round_to"}, "the block shows the defaults"
 
 
 def test_every_command_that_the_readme_names_exists_and_takes_its_options(root: Path) -> None:

@@ -14,6 +14,7 @@ from edgec.pipeline.core.records import (
     Artifact,
     Checkpoint,
     Comparison,
+    Compress,
     Conditions,
     Cost,
     Deploy,
@@ -50,6 +51,7 @@ IMAGES = (TensorSpec(name="input", shape=(None, 1, 32, 32)),)
 LOGITS = (TensorSpec(name="logits", shape=(None, 10)),)
 DENSE = Cost(parameters=272_186, macs=40_812_554, activation_bytes=1_500_000)
 PRUNED = Cost(parameters=61_330, macs=12_006_400, activation_bytes=700_000)
+WIDTHS = {"conv1": 16, "fc": 10, **{f"layer{n}.{block}.conv1": 16 * 2 ** (n - 1) for n in (1, 2, 3) for block in (0, 1, 10)}}
 FACTS = TargetFacts(
     board="Synthetic Board <8 GB>",
     machine="aarch64",
@@ -167,10 +169,10 @@ def measurement(label: str, artifact: Artifact, median_s: float, correct: int, *
 def rounds(dense: RecordId) -> tuple[Round, ...]:
     """Probes (cut, measured, not trained) and trained candidates, with one rejected for accuracy."""
     told = [
-        (0.70, 0.74, None, False, "0.74 of the dense latency, 0.60 is asked: cut deeper before training"),
+        (0.70, 0.74, None, False, "probe: 0.74 of the dense latency, 0.60 is asked: cut deeper before training"),
         (0.49, 0.57, 0.893, True, "meets both"),
         (0.34, 0.43, 0.889, True, "meets both"),
-        (0.24, 0.33, None, True, "0.33 of the dense latency: trained next"),
+        (0.24, 0.33, None, True, "probe: 0.33 of the dense latency: trained next"),
         (0.24, 0.33, 0.868, False, "accuracy drop 3.2 points, 2.0 are allowed"),
         (0.29, 0.38, 0.884, True, "meets both"),
     ]
@@ -187,7 +189,7 @@ def rounds(dense: RecordId) -> tuple[Round, ...]:
                 asked_cost_kept=asked,
                 threshold=0.01 * index,
                 cost=cost,
-                widths={"layer1.0.conv1": 12},
+                widths={name: width if name == "fc" else int(width * asked) for name, width in WIDTHS.items()},
                 accuracy=accuracy,
                 accuracy_drop=drop,
                 latency_ratio=ratio(speed),
@@ -223,6 +225,7 @@ def shelf(*, outcome: str = "pass", valid: bool = True, searched: bool = True) -
         model=model,
         weights=digest_of_text("dense"),
         cost=DENSE,
+        widths=WIDTHS,
         accuracy=(wilson(900, 1000, Split.VALIDATION),),
         lineage=lineage("train", epochs=30),
     )
@@ -325,3 +328,29 @@ def shelf(*, outcome: str = "pass", valid: bool = True, searched: bool = True) -
         started_at="2026-11-23T11:58:00Z",
     )
     return store, store.put(deploy)
+
+
+def compressed_shelf(*, met: bool) -> tuple[Shelf, RecordId]:
+    """A store with one compression, and its id: of the deploy's networks, or one whose search met nothing."""
+    store, deploy_id = shelf()
+    deploy = store.get(deploy_id)
+    assert isinstance(deploy, Deploy)
+    assert deploy.search is not None
+    search = store.get(deploy.search)
+    assert isinstance(search, Search)
+    if not met:
+        search = replace(search, met=False, chosen_round=3, stopped="the objective is not met: 6 rounds were trained")
+    run = Compress(
+        app="fashion",
+        target="pi",
+        dense=deploy.dense,
+        search=store.put(search),
+        compressed=deploy.compressed if met else search.chosen,
+        artifact=deploy.artifact if met else None,
+        dense_artifact=deploy.dense_artifact,
+        met=met,
+        cached=("dense", "3 of 6 rounds of the search"),
+        started_at="2026-11-23T12:30:00+00:00",
+        command="edgec compress",
+    )
+    return store, store.put(run)

@@ -276,3 +276,19 @@ def test_compare_gives_the_accuracy_difference_of_the_same_images() -> None:
     a, b = np.arange(1000) >= 20, np.arange(1000) >= 10
     rows = {row.metric: row for row in compare.compare(with_accuracy("a", a), with_accuracy("b", b), correct=(a, b))}
     assert rows["top1"].related.value == pytest.approx(-0.01)
+
+
+SHIRTS = compare.Identity(app="shirts", builder="nets:small", inputs="input [1, 32, 32]", classes=10)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({}, ()),
+        ({"app": "shoes"}, ("app: shirts and shoes",)),
+        ({"builder": "nets:large", "classes": 2}, ("builder: nets:small and nets:large", "classes: 10 and 2")),
+        ({"app": "", "builder": "", "inputs": "", "classes": None}, ()),
+    ],
+)
+def test_networks_of_another_app_or_builder_are_unlike_and_what_is_unknown_is_not(change: dict[str, Any], told: tuple[str, ...]) -> None:
+    assert compare.unlike_networks(SHIRTS, replace(SHIRTS, **change)) == told

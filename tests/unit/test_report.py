@@ -4,27 +4,26 @@ import csv
 import io
 import json
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 from html.parser import HTMLParser
-from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import pytest
-from synthetic import shelf
+from synthetic import compressed_shelf, shelf
 
-from edgec.pipeline.core.errors import StoreError
+from edgec.pipeline.core.errors import ConfigError, StoreError
 from edgec.pipeline.core.records import Deploy, Estimate
 from edgec.pipeline.core.units import seconds
 from edgec.pipeline.report import FORMATS, render, words
-from edgec.pipeline.report.model import Report, assemble
+from edgec.pipeline.report.model import Compression, Report, assemble
 from edgec.pipeline.report.plots import figures
 
 
 @pytest.fixture(scope="module")
 def report() -> Report:
-    return assemble(*shelf())
+    made = assemble(*shelf())
+    assert isinstance(made, Report)
+    return made
 
 
 def test_networks_stand_from_dense_to_deployed(report: Report) -> None:
@@ -58,7 +57,9 @@ def test_reason_that_all_share_is_told_once(report: Report) -> None:
 
 def test_deploy_without_search_is_reported() -> None:
     report = assemble(*shelf(searched=False))
-    assert all(render(report, form) for form in FORMATS)
+    assert all(render(report, form) for form in FORMATS if form != "rounds")
+    with pytest.raises(ConfigError, match="nothing was pruned"):
+        render(report, "rounds")
 
 
 @pytest.mark.parametrize("form", ["table", "markdown", "html"])
@@ -155,34 +156,64 @@ def test_figures_have_real_text_names_and_the_colours_of_the_page(report: Report
     assert len(ids) == len(set(ids))
 
 
-CHROMIUM = shutil.which("chromium")
+def test_page_of_a_compression_is_self_contained() -> None:
+    page = Page(text := render(assemble(*compressed_shelf(met=False)), "html").decode())
+    assert not re.search(r"https?://|@import|url\((?!#)", text)
+    assert all(reference.startswith("#") for reference in page.references)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-def test_browser_shows_tables_and_figures(report: Report, tmp_path: Path) -> None:
-    assert CHROMIUM is not None
-    page_file = tmp_path / "report.html"
-    page_file.write_bytes(render(report, "html"))
-    flags = "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    more = "--disable-component-update --disable-sync"
-    done = subprocess.run(
-        [
-            CHROMIUM,
-            *flags.split(),
-            *more.split(),
-            f"--user-data-dir={tmp_path / 'profile'}",
-            "--dump-dom",
-            (tmp_path / "report.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=True,
-    )
-    page = Page(done.stdout)
-    assert page.tags.count("svg") == 4
-    assert page.tags.count("tbody") == page.tags.count("table") >= 6
-    assert "✔ pass" in done.stdout
+def test_compression_that_met_nothing_says_what_is_nearest() -> None:
+    report = assemble(*compressed_shelf(met=False))
+    table = render(report, "table").decode()
+    assert "nearest fp32" in table
+    assert "not met; 6 rounds were trained" in table
+    assert "Answered from the store: dense, 3 of 6 rounds of the search." in " ".join(table.split())
+    assert max(map(len, table.splitlines())) <= 110
+    data = json.loads(render(report, "json"))
+    assert (data["kind"], data["run"]["met"], len(data["search"]["rounds"])) == ("compression", False, 6)
+    suite = ET.fromstring(render(report, "junit"))[0]
+    assert (suite.get("tests"), suite.get("failures")) == ("1", "1")
+    assert "6 rounds were trained" in render(report, "markdown").decode()
+    with pytest.raises(ConfigError, match="nothing was deployed"):
+        render(report, "csv")
+
+
+def test_compression_that_met_its_objective_has_both_files() -> None:
+    report = assemble(*compressed_shelf(met=True))
+    assert isinstance(report, Compression)
+    assert report.files == (96_400, 318_000)
+    assert ET.fromstring(render(report, "junit"))[0].get("failures") == "0"
+    assert "compressed int8" in render(report, "table").decode()
+
+
+def test_rounds_that_cut_nothing_have_no_figure_of_widths() -> None:
+    report = assemble(*compressed_shelf(met=False))
+    assert report.search is not None
+    rounds = tuple(replace(each, widths=report.dense.widths) for each in report.search.rounds)
+    made = figures(replace(report, search=replace(report.search, rounds=rounds)))
+    assert [figure.title for figure in made] == ["Accuracy against latency", "Accuracy, size and latency, round by round"]
+
+
+def test_a_long_search_shows_the_widths_of_its_last_accepted_rounds() -> None:
+    report = assemble(*compressed_shelf(met=False))
+    assert report.search is not None
+    trained = [each for each in report.search.rounds if each.accuracy]
+    many = tuple(replace(trained[n % 3], index=n + 1, accepted=n % 2 == 0) for n in range(40))
+    made = figures(replace(report, search=replace(report.search, rounds=many)))
+    (widths,) = [figure for figure in made if figure.title.startswith("Widths")]
+    assert re.findall(r">(\d+) [✔✘]<", widths.svg) == [str(n) for n in range(17, 41, 2)]
+
+
+def test_rounds_are_lines_of_csv_with_every_width() -> None:
+    lines = list(csv.DictReader(io.StringIO(render(assemble(*compressed_shelf(met=False)), "rounds").decode())))
+    assert [line["phase"] for line in lines] == ["probe", "trained", "trained", "probe", "trained", "trained"]
+    assert [line["round"] for line in lines if line["chosen"] == "True"] == ["3"]
+    assert float(lines[1]["macs_kept"]) == pytest.approx(0.49, abs=1e-6)
+    assert (lines[0]["top1"], lines[1]["top1"]) == ("", "0.893")
+    widths = [name for name in lines[0] if name.startswith("width ")]
+    assert widths.index("width layer3.1.conv1") < widths.index("width layer3.10.conv1")
+    assert lines[1]["width layer3.10.conv1"] == str(int(64 * 0.49))
 
 
 def test_id_of_another_record_is_refused() -> None:
@@ -213,5 +244,11 @@ def test_without_latency_in_the_search_accuracy_stands_over_macs(report: Report)
     rounds = tuple(replace(each, latency_ratio=None, latency_s=None) for each in report.search.rounds)
     searched = replace(report, search=replace(report.search, rounds=rounds), asked_latency_ratio=None)
     made = figures(searched)
-    assert [figure.title for figure in made] == ["Accuracy against MACs, round by round", "Latency distributions", "Size by candidate"]
+    titles = [
+        "Accuracy against MACs",
+        "Latency distributions",
+        "Accuracy and size, round by round",
+        "Widths of the layers that were cut, by round",
+    ]
+    assert [figure.title for figure in made] == titles
     assert "asked" not in made[0].svg
