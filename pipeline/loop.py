@@ -133,7 +133,7 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     data = stages.open_data(work)
     backend = DEFAULT_BACKEND if target is None else target.backend
     if target is not None and facts is not None:
-        refuse_early(work.config, target, facts)
+        work.opset = refuse_early(work.config, target, facts).opset or work.opset
     dense = stages.dense_checkpoint(work, data)
     dense_float = form(work, dense, backend, DENSE_FLOAT)
     quantised = work.config.quantise.enabled

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from edgec.pipeline import objective
+from edgec.pipeline import capability, objective
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.records import Precision, TargetFacts
 from edgec.pipeline.core.settings import Config, TargetSettings
+from edgec.targets.expected import require_board
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +30,20 @@ def precision_of(config: Config) -> Precision:
     return config.quantise.precision if config.quantise.enabled else Precision.FP32
 
 
-def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> None:
-    """Ask the backend whether the target can run what will be made, before anything is trained.
+def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> capability.Verdict:
+    """Ask the capability table and the backend whether the target can run what will be made, before anything is trained.
 
     Raises:
         LoweringError: it cannot, with the nearest plan that works.
+        TargetError: another board answers than the one configured. ConfigError: no such board or backend.
     """
+    require_board(target, facts)
     precision = precision_of(config)
+    verdict = capability.require(target, facts, precision, capability.network_of(config, target.backend))
     support = registry.backend(target.backend).support(facts, precision)
     if not support.usable:
         raise LoweringError(f"{target.name} cannot run {precision} with {target.backend}: {support.reason}", hint=support.hint)
+    return verdict
 
 
 def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
@@ -48,7 +53,7 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
         ConfigError: the objective cannot be read.
         LoweringError: the target cannot run it.
     """
-    refuse_early(config, target, facts)
+    verdict = refuse_early(config, target, facts)
     asked = objective.text(objective.parse(config.objective.subject_to))
     runtime = next((r for r in facts.runtimes if r.name == target.backend), None)
     version = "" if runtime is None or runtime.version is None else f" {runtime.version}"
@@ -57,11 +62,15 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
         meters[0].name if meters else "none: " + ("; ".join(f"{m.name}: {m.reason}" for m in facts.meters) or "no meter is known there")
     )
     steps = [
-        Step(name="target", what=f"{target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores, Python {facts.python}"),
+        Step(
+            name="target",
+            what=f"{target.name}: {facts.board_id or 'board'} ({facts.board}), {facts.cpu}, {facts.cores} cores, Python {facts.python}",
+        ),
         Step(name="network", what=f"{config.model.builder} with {config.model.weights}, data {config.data.name}"),
         Step(name="prune", what=f"until {asked}; latency is measured on {target.name}" if config.prune.enabled else "not asked for"),
         Step(name="quantise", what=_quantise(config)),
-        Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}"),
+        Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}" + _opset(verdict.opset)),
+        *(Step(name="expect", what=note) for note in verdict.notes),
         Step(
             name="release",
             what=f"{target.folder}/apps/{config.app}, {config.keep} kept; the old one stays active until the golden check passes",
@@ -73,6 +82,10 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts) -> Plan:
         Step(name="gate", what=", ".join(_rules(config)) or "no rule"),
     ]
     return Plan(steps=tuple(steps))
+
+
+def _opset(opset: int | None) -> str:
+    return "" if opset is None else f", ONNX opset {opset}"
 
 
 def _quantise(config: Config) -> str:

@@ -2,19 +2,21 @@
 
 import tempfile
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgec.pipeline import onnx_file
+from edgec.pipeline import capability, onnx_file
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import ConfigError, ModelError
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.protocols import Events
+from edgec.pipeline.core.protocols import Events, FileInfo
 from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Provenance
 from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
 from edgec.pipeline.measure import Setup, Subject, measurements_from
 from edgec.pipeline.work import tool_versions
+from edgec.targets.expected import require_board
 from edgec.targets.replies import NetworkJob
 from edgec.targets.session import open_session
 
@@ -64,6 +66,10 @@ def profile(
     Args:
         shapes: for inputs with dynamic dimensions that no file fixes.
         inputs: .npy file by input name; other inputs are random (floats standard normal, integers 0 or 1).
+
+    Raises:
+        LoweringError: the target cannot run it (opset, precision, memory), said before anything is sent.
+        TargetError: another board answers than the one configured, or the target failed.
     """
     import numpy as np
 
@@ -77,6 +83,8 @@ def profile(
         digest = digest_of(pack)
         with open_session(target, events=events) as session:
             facts = session.facts()
+            require_board(target, facts)
+            capability.require(replace(target, backend=artifact.backend), facts, artifact.precision, _network_of(info))
             with events.stage(f"ship to {target.name}"):
                 session.ship({artifact.file: file, digest: pack})
             job = NetworkJob(
@@ -103,6 +111,13 @@ def profile(
     subject = Subject(artifact=artifact, accuracy_reason="a foreign file has no evaluation set")
     (measurement,) = measurements_from(run, {file.name: subject}, setup)
     return measurement, artifact
+
+
+def _network_of(info: FileInfo) -> capability.NetworkFacts:
+    if not isinstance(info, onnx_file.OnnxInfo):
+        return capability.NetworkFacts()
+    opset = info.opsets.get("")
+    return capability.NetworkFacts(opsets=None if opset is None else (opset, opset), ir=info.ir, weights=info.parameters)
 
 
 def _batch(arrays: Mapping[str, object]) -> int:

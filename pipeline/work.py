@@ -27,6 +27,8 @@ class Work:
     events: Events
     command: str = ""
     fresh: bool = False
+    opset: int = 17
+    """Of the ONNX files that are written: lower where the target's runtime reads no newer one."""
     cached: list[str] = field(default_factory=list)
 
     def stage(self, name: str, kind: type[R], inputs: Mapping[str, object], make: Callable[[], R]) -> R:

@@ -21,11 +21,9 @@ IMPORT_S = 60.0
 """Patience with an import of a runtime whose version is written down nowhere (a slow card reader takes long)."""
 
 
-FEATURES = frozenset(
-    ("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16")
-    + ("neon", "vfpv4", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2")
-)
-"""Instruction sets that a kernel of a neural network chooses by, as /proc/cpuinfo spells them (x86 flags, Arm hwcaps)."""
+X86 = frozenset(("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"))
+ARM = frozenset(("neon", "vfpv4", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"))
+"""Instruction sets that kernels of neural networks choose by, as /proc/cpuinfo spells them (flags, hwcaps)."""
 
 
 def gather(folder: str, root: str = "/") -> Dict[str, Any]:
@@ -94,9 +92,9 @@ def cpu(root: str) -> str:
 
 
 def cpu_features(root: str) -> List[str]:
-    """Those of FEATURES that the first processor has."""
+    """Those of X86 and ARM that the first processor has."""
     found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text_of(os.path.join(root, "proc/cpuinfo")) or "", re.MULTILINE)
-    return sorted(FEATURES & set(found.group(1).split())) if found else []
+    return sorted((X86 | ARM) & set(found.group(1).split())) if found else []
 
 
 def memory_bytes(root: str) -> Optional[int]:

@@ -100,6 +100,7 @@ class Family(NamedTuple):
     """What a file of this package offers as FAMILY."""
 
     name: str
+    boards: Tuple[Board, ...]
     identify: Callable[[Device, str], Optional[Board]]
     """(device, machine as `uname -m` says it) to the board; None when it is none of this family's."""
     facts: Tuple[Probe, ...]

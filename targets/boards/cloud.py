@@ -86,6 +86,7 @@ def identify(device: Device, machine: str) -> Optional[Board]:
 
 FAMILY = Family(
     name="cloud",
+    boards=BOARDS,
     identify=identify,
     facts=(Probe("driver", _query("driver_version"), driver),),
     accelerators=(Probe("gpu", _query("name", "compute_cap", "memory.total"), gpus),),

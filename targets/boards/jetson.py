@@ -147,6 +147,7 @@ def identify(device: Device, _machine: str) -> Optional[Board]:
 
 FAMILY = Family(
     name="jetson",
+    boards=BOARDS,
     identify=identify,
     facts=(
         Probe("l4t", ("/etc/nv_tegra_release",), l4t),

@@ -75,6 +75,7 @@ def identify(device: Device, _machine: str) -> Optional[Board]:
 
 FAMILY = Family(
     name="raspberry-pi",
+    boards=BOARDS,
     identify=identify,
     facts=(
         Probe("image", ("/etc/rpi-issue",), issue),
