@@ -71,6 +71,7 @@ JOB = NetworkJob(label="net", file="0" * 64, format="onnx", runtime="onnxruntime
 
 CALLS: dict[str, tuple[Callable[[AgentSession], object], list[Any], Any]] = {
     "facts": (lambda s: s.facts(), [], FACTS),
+    "conditions": (lambda s: s.conditions(), [], CONDITIONS),
     "have": (lambda s: s.missing(["0" * 64]), [], {"missing": ["0" * 64]}),
     "verify": (lambda s: s.verify("a", "r"), [], {"problems": ["x is missing"]}),
     "stage": (lambda s: s.stage("a", "r", {}, {}), [], {"made": True}),
