@@ -41,6 +41,8 @@ class NetworkFacts:
     weights: int | None = None
     """Their number."""
     operators: tuple[str, ...] = ()
+    is_file: bool = False
+    """A file stays as it is: there is no nearest plan at another precision or with another backend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ def _refusals(rows: Table, facts: TargetFacts, backend: str, precision: Precisio
     yield from _missing_runtime(rows, facts, backend)
     yield from _too_new(rows, facts, backend, network)
     yield from _missing_operators(rows, facts, backend, network)
-    yield from _too_big(facts, precision, network)
+    yield from _too_big(rows, facts, precision, network)
 
 
 def _refusal(rows: Table, facts: TargetFacts, backend: str, precision: Precision, network: NetworkFacts) -> _Refusal | None:
@@ -165,10 +167,10 @@ def _missing_runtime(rows: Table, facts: TargetFacts, backend: str) -> Iterator[
 
 
 def _too_new(rows: Table, facts: TargetFacts, backend: str, network: NetworkFacts) -> Iterator[_Refusal]:
-    limit = limit_of(rows, facts, backend)
-    if limit is None:
+    limit, here = limit_of(rows, facts, backend), version_on(rows, facts, backend)
+    if limit is None or (limit.until and here >= version_of(limit.until)):
         return
-    runtime = f"{backend} {'.'.join(map(str, version_on(rows, facts, backend)))}"
+    runtime = f"{backend} {'.'.join(map(str, here))}"
     if network.opsets is not None and network.opsets[0] > limit.opset:
         yield _Refusal(
             f"the network is in ONNX opset {network.opsets[0]}, and {runtime} there reads up to {limit.opset}",
@@ -195,20 +197,24 @@ def _missing_operators(rows: Table, facts: TargetFacts, backend: str, network: N
             )
 
 
-def _too_big(facts: TargetFacts, precision: Precision, network: NetworkFacts) -> Iterator[_Refusal]:
-    if network.weights is None or facts.memory_bytes is None:
+def _too_big(rows: Table, facts: TargetFacts, precision: Precision, network: NetworkFacts) -> Iterator[_Refusal]:
+    sold = board_row(facts, rows).memory_gb
+    memory = facts.memory_bytes or (int(max(sold) * 2**30) if sold else None)
+    if network.weights is None or memory is None:
         return
     needed = network.weights * BYTES[precision]
-    if needed > facts.memory_bytes:
+    if needed > memory:
         yield _Refusal(
-            f"the weights alone take {size(needed)} in {precision}, and the board has {size(facts.memory_bytes)} of memory",
-            "the board's own /proc/meminfo",
+            f"the weights alone take {size(needed)} in {precision}, and the board has {size(memory)} of memory",
+            "the board's own /proc/meminfo" if facts.memory_bytes else board_row(facts, rows).source,
             "prune further, or take a smaller network or a larger board",
         )
 
 
 def _working(rows: Table, facts: TargetFacts, backend: str, precision: Precision, network: NetworkFacts) -> Iterator[Alternative]:
     """Plans that nothing stands against, nearest first: the same backend at another precision, then another backend."""
+    if network.is_file:
+        return
     others = [name for name in dict.fromkeys(row.backend for row in rows.precisions) if name != backend and version_on(rows, facts, name)]
     tried = [(backend, each) for each in NEAR[precision]]
     tried += [(name, each) for name in others for each in (precision, *NEAR[precision])]
@@ -218,7 +224,7 @@ def _working(rows: Table, facts: TargetFacts, backend: str, precision: Precision
 
 
 def _notes(rows: Table, facts: TargetFacts, backend: str, precision: Precision, network: NetworkFacts) -> Iterator[str]:
-    if expected := expectation(facts, backend, precision):
+    if expected := _expectation(rows, facts, backend, precision):
         yield expected
     limit = limit_of(rows, facts, backend)
     written = _opset(limit, network)
@@ -228,11 +234,11 @@ def _notes(rows: Table, facts: TargetFacts, backend: str, precision: Precision, 
         yield f"{backend} is not installed there; {wheel.version} is the newest for its Python {facts.python} ({wheel.source})"
 
 
-def expectation(facts: TargetFacts, backend: str, precision: Precision) -> str:
+def _expectation(rows: Table, facts: TargetFacts, backend: str, precision: Precision) -> str:
     """Whether the precision is expected to pay on this processor, with the source; empty where the table says nothing."""
     version = next((each.version or "" for each in facts.runtimes if each.name == backend), "")
     features = set(facts.cpu_features)
-    for row in table().expectations:
+    for row in rows.expectations:
         known = bool(features) or not (row.without or row.having)
         fits = row.backend == backend and row.precision is precision and facts.machine in row.machines and row.runtime in version
         if fits and known and not features & set(row.without) and (not row.having or features & set(row.having)):
@@ -243,7 +249,7 @@ def expectation(facts: TargetFacts, backend: str, precision: Precision) -> str:
 def compute_capability(rows: Table, facts: TargetFacts) -> str:
     """Of the board's first NVIDIA GPU: what it says itself, else the table's for that board; empty for none."""
     found = next((match for each in facts.accelerators if (match := re.search(r"compute capability (\d+\.\d+)", each))), None)
-    return found.group(1) if found else _board(rows, facts).compute_capability
+    return found.group(1) if found else board_row(facts, rows).compute_capability
 
 
 def version_on(rows: Table, facts: TargetFacts, backend: str) -> Version:
@@ -251,7 +257,7 @@ def version_on(rows: Table, facts: TargetFacts, backend: str) -> Version:
     if installed := _installed(facts, backend):
         return installed
     if backend == "tensorrt":
-        return version_of(facts.versions.get("tensorrt", "") or _board(rows, facts).tensorrt)
+        return version_of(facts.versions.get("tensorrt", "") or board_row(facts, rows).tensorrt)
     wheel = wheel_of(rows, facts, backend)
     return () if wheel is None else version_of(wheel.version)
 
@@ -284,6 +290,6 @@ def _installed(facts: TargetFacts, backend: str) -> Version:
     return next((version_of(each.version) for each in facts.runtimes if each.name == backend and each.version), ())
 
 
-def _board(rows: Table, facts: TargetFacts) -> BoardRow:
-    unknown = BoardRow(id="", memory_gb=(), system="", source="")
-    return rows.boards.get(facts.board_id, unknown)
+def board_row(facts: TargetFacts, rows: Table | None = None) -> BoardRow:
+    """What is known beforehand of such a board; an empty row for one that no family knows."""
+    return (rows or table()).boards.get(facts.board_id, BoardRow(id="", memory_gb=(), system="", source=""))

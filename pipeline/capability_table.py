@@ -24,10 +24,14 @@ def version_of(text: str) -> Version:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """Highest opset and IR version that a runtime reads, from `since` on until the next row of its backend."""
+    """Highest opset and IR version that a runtime reads, from `since` on until the next row of its backend.
+
+    From `until` on it is a lower bound: safe to write, no ground to refuse a file.
+    """
 
     backend: str
     since: str
+    until: str = ""
     opset: int
     ir: int | None = None
     source: str

@@ -115,9 +115,9 @@ def profile(
 
 def _network_of(info: FileInfo) -> capability.NetworkFacts:
     if not isinstance(info, onnx_file.OnnxInfo):
-        return capability.NetworkFacts()
+        return capability.NetworkFacts(is_file=True)
     opset = info.opsets.get("")
-    return capability.NetworkFacts(opsets=None if opset is None else (opset, opset), ir=info.ir, weights=info.parameters)
+    return capability.NetworkFacts(opsets=None if opset is None else (opset, opset), ir=info.ir, weights=info.parameters, is_file=True)
 
 
 def _batch(arrays: Mapping[str, object]) -> int:

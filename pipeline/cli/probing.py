@@ -114,7 +114,9 @@ class Probe:
             system = [facts.versions.get("os", facts.system), *versions, f"kernel {facts.kernel}", facts.libc]
             lines.append(f"  system    {', '.join(filter(None, system))}")
             lines.append(f"  cpu       {facts.cpu}, {facts.cores} cores, {size(facts.memory_bytes)} memory")
-            lines += [f"  gpu       {each}" for each in facts.accelerators]
+            row = capability.board_row(facts)
+            lines += [f"  has       {each}" for each in facts.accelerators or row.accelerators]
+            lines += [f"  vendor    {row.system}"] if row.accelerators else []
             lines.append(f"  disk      {size(facts.disk_free_bytes)} free")
             lines.append(f"  python    {facts.python}")
             lines += [f"  runtime   {each.name} {each.version or 'no: ' + each.reason}" for each in facts.runtimes]

@@ -37,21 +37,17 @@ def observe(root: str = "/", tool: Callable[..., Optional[str]] = ask, machine: 
     readings = {}  # type: Dict[str, float]
     family = family_of(device, machine)
     if family is not None:
-        told, unknown = answers(family.conditions, device)
-        known.update(told)
-        reasons.update(unknown)
+        told, untold = answers(family.conditions, device)
         read, unread = answers(family.readings, device)
-        reasons.update(unread)
+        known.update(told)
+        reasons.update(untold, **unread)
         for each in read.values():
             readings.update(each)
-    missing = {name: reasons.get(name, "no board family that edgec knows tells it here") for name in FIELDS if name not in known}
+    for name in FIELDS:
+        reasons.setdefault(name, "nothing that edgec knows tells it on this board")
     conditions = {name: known.get(name) for name in FIELDS}  # type: Dict[str, Any]
-    conditions.update(
-        t_ns=int(time.time() * 1e9),
-        monotonic_ns=monotonic_ns(),
-        readings=readings,
-        unknown={**{name: reason for name, reason in reasons.items() if name not in known}, **missing},
-    )
+    unknown = {name: reason for name, reason in reasons.items() if name not in known}
+    conditions.update(t_ns=int(time.time() * 1e9), monotonic_ns=monotonic_ns(), readings=readings, unknown=unknown)
     return conditions
 
 

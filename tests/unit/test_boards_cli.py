@@ -1,6 +1,7 @@
 """edgec targets, doctor and plan on boards: what they find, and the line that mends it."""
 
 import contextlib
+import importlib
 import json
 import sys
 import types
@@ -19,7 +20,8 @@ from edgec.pipeline.cli.probing import Probe, probe
 from edgec.pipeline.config import load
 from edgec.pipeline.core.errors import ConfigError, LoweringError, TargetError
 from edgec.pipeline.core.records import Conditions, MeterFacts, Precision, RuntimeFacts, TargetFacts
-from edgec.pipeline.core.settings import TargetSettings
+from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
+from edgec.pipeline.events import Silent
 from edgec.targets.expected import mismatch, require_board, require_known
 
 NANO = replace(
@@ -185,6 +187,22 @@ def test_what_the_exporter_writes_is_what_the_plan_assumes() -> None:
 
     assert (onnx_export.OPSETS.start, Work.__dataclass_fields__["opset"].default) == capability.EXPORTED_OPSETS
     assert onnx_export.IR == capability.EXPORTED_IR
+
+
+def test_a_foreign_file_too_new_for_the_target_is_refused_before_it_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx = pytest.importorskip("onnx")
+    monkeypatch.setitem(sys.modules, "edgec.targets.session", types.SimpleNamespace(open_session=open_session))  # type: ignore[arg-type]
+    monkeypatch.delitem(sys.modules, "edgec.pipeline.profile", raising=False)
+    profile = importlib.import_module("edgec.pipeline.profile")
+    monkeypatch.delitem(sys.modules, "edgec.pipeline.profile")
+    shape = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in "xy"]
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", shape[:1], shape[1:])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), tmp_path / "new.onnx")
+    with pytest.raises(LoweringError, match=r"opset 17, and onnxruntime 1\.10\.0 there reads up to 15") as caught:
+        profile.profile(
+            tmp_path / "new.onnx", TargetSettings(name="nano"), MeasureSettings(), shapes={}, inputs={}, seed=0, events=Silent(), command=""
+        )
+    assert caught.value.hint == "export it at opset 15 or lower"
 
 
 def test_the_order_of_probes_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,21 @@ def test_a_network_bigger_than_the_boards_memory_is_refused_and_may_fit_in_fewer
     assert verdict.nearest == Alternative(backend="onnxruntime", precision=INT8)
     assert capable(PI5, "onnxruntime", INT8, billion).ok
     assert capable(replace(PI5, memory_bytes=GB), "onnxruntime", INT8, billion).nearest is None
-    assert capable(replace(PI5, memory_bytes=None), "onnxruntime", FP32, billion).ok, "unknown memory refuses nothing"
+    assert capable(replace(PI5, memory_bytes=None), "onnxruntime", FP32, billion).ok, "16 GB boards are sold"
+    assert not capable(replace(PI5, memory_bytes=None, board_id="raspberry-pi-3"), "onnxruntime", FP32, billion).ok
+    assert capable(replace(PI5, memory_bytes=None, board_id=""), "onnxruntime", FP32, billion).ok, "unknown memory refuses nothing"
+
+
+def test_a_limit_that_is_only_a_lower_bound_decides_what_is_written_and_refuses_no_file() -> None:
+    orin = having(board("jetson-orin-nano"), tensorrt="10.3.0")
+    assert capable(orin, "tensorrt", INT8, NetworkFacts(opsets=(13, 21))).opset == 19
+    assert capable(orin, "tensorrt", INT8, NetworkFacts(opsets=(21, 21), is_file=True)).ok
+    assert not capable(having(orin, tensorrt="9.2.0"), "tensorrt", INT8, NetworkFacts(opsets=(21, 21), is_file=True)).ok
+
+
+def test_a_file_stays_as_it_is() -> None:
+    assert capable(PI5, "onnxruntime", FP16).nearest is not None
+    assert capable(PI5, "onnxruntime", FP16, NetworkFacts(is_file=True)).nearest is None
 
 
 def test_operators_that_came_later_are_named() -> None:
@@ -175,6 +189,7 @@ def test_limits_never_fall_with_a_newer_version() -> None:
     for backend in {row.backend for row in table().limits}:
         rows = [row for row in table().limits if row.backend == backend]
         assert [version_of(row.since) for row in rows] == sorted(version_of(row.since) for row in rows)
+        assert all(version_of(row.since) < version_of(row.until) for row in rows if row.until)
         assert [row.opset for row in rows] == sorted(row.opset for row in rows)
 
 
