@@ -29,7 +29,8 @@ def mismatch(target: TargetSettings, facts: TargetFacts) -> str:
     if not target.board or target.board == facts.board_id:
         return ""
     found = f"a {facts.board_id} ({facts.board})" if facts.board_id else f"no board that edgec knows ({facts.board}, {facts.machine})"
-    return f'{target.name} is configured with board = "{target.board}", and what answers is {found}'
+    wanted = known_boards().get(target.board, "board that does not exist")
+    return f'{target.name} is configured as a {wanted} (board = "{target.board}"), and what answers is {found}'
 
 
 def require_board(target: TargetSettings, facts: TargetFacts) -> None:

@@ -10,7 +10,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from edgec.targets.agent.clock import monotonic_ns
-from edgec.targets.agent.identity import family_of
+from edgec.targets.agent.identity import known as known_board
 from edgec.targets.boards import Device, Probe, answers, ask, clocks_fixed, text_of
 
 GENERIC = ("load1", "cpu_mhz", "cpu_clock_fixed", "governor", "temp_celsius")
@@ -35,8 +35,9 @@ def observe(root: str = "/", tool: Callable[..., Optional[str]] = ask, machine: 
     device = Device(root, tool)
     known, reasons = generic(root, device)
     readings = {}  # type: Dict[str, float]
-    family = family_of(device, machine)
-    if family is not None:
+    found = known_board(device, machine)
+    if found is not None:
+        family, _ = found
         told, untold = answers(family.conditions, device)
         read, unread = answers(family.readings, device)
         known.update(told)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from typing import Any, Dict, List, Optional
 
-from edgec.targets.agent.identity import board_of, family_of, modules_in
+from edgec.targets.agent.identity import known, modules_in
 from edgec.targets.boards import Device, answers, text_of
 
 IMPORT_S = 60.0
@@ -49,26 +49,27 @@ def gather(folder: str, root: str = "/") -> Dict[str, Any]:
 
 def identity(device: Device, machine: str) -> Dict[str, Any]:
     """Board and family by name, accelerators, versions of the system's parts, and why a version is not known."""
-    known, board, family = board_of(device, machine), None, None
     versions = {}  # type: Dict[str, str]
     unknown = {}  # type: Dict[str, str]
-    accelerators = []  # type: List[str]
     release = device.text("/etc/os-release")
-    found = re.search(r'^PRETTY_NAME="?([^"\n]*)', release or "", re.MULTILINE)
-    if found:
-        versions["os"] = found.group(1)
+    pretty = re.search(r'^PRETTY_NAME="?([^"\n]*)', release or "", re.MULTILINE)
+    if pretty:
+        versions["os"] = pretty.group(1)
     else:
         unknown["os"] = "no PRETTY_NAME in /etc/os-release"
-    chosen = family_of(device, machine)
-    if known is not None and chosen is not None:
-        board, family = known.id, chosen.name
-        told, unread = answers(chosen.facts, device)
-        versions.update(told)
-        unknown.update(unread)
-        names, none = answers(chosen.accelerators, device)
-        unknown.update(none)
-        accelerators = [name for each in names.values() for name in each]
-    return {"board_id": board or "", "family": family or "", "versions": versions, "accelerators": accelerators, "unknown": unknown}
+    found = known(device, machine)
+    if found is None:
+        return {"board_id": "", "family": "", "versions": versions, "accelerators": [], "unknown": unknown}
+    family, board = found
+    told, untold = answers(family.facts, device)
+    names, unnamed = answers(family.accelerators, device)
+    return {
+        "board_id": board.id,
+        "family": family.name,
+        "versions": dict(versions, **told),
+        "accelerators": [name for each in names.values() for name in each],
+        "unknown": dict(unknown, **untold, **unnamed),
+    }
 
 
 def board(root: str) -> str:

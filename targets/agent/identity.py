@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 import platform
-from typing import List, Optional
+from typing import List, Optional, Tuple
 
 from edgec.targets.boards import Board, Device, Family
 
@@ -19,12 +19,10 @@ def families() -> List[Family]:
     return [importlib.import_module("edgec.targets.boards." + name).FAMILY for name in modules_in("edgec.targets.boards")]
 
 
-def family_of(device: Device, machine: Optional[str] = None) -> Optional[Family]:
-    """The family that knows this board."""
-    return next((each for each in families() if each.identify(device, machine or platform.machine()) is not None), None)
-
-
-def board_of(device: Device, machine: Optional[str] = None) -> Optional[Board]:
-    """The board itself. Families exclude each other: a board's device tree has its maker's words, a host's has none."""
-    family = family_of(device, machine)
-    return None if family is None else family.identify(device, machine or platform.machine())
+def known(device: Device, machine: Optional[str] = None) -> Optional[Tuple[Family, Board]]:
+    """The board and its family; None for a board of none. Families exclude each other: only a board's device tree has its maker's words."""
+    for family in families():
+        board = family.identify(device, machine or platform.machine())
+        if board is not None:
+            return family, board
+    return None

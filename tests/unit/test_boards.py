@@ -79,7 +79,7 @@ def test_a_board_that_nobody_knows_is_no_board(tmp_path: Path) -> None:
     (tmp_path / "proc/device-tree").mkdir(parents=True)
     (tmp_path / "proc/device-tree/compatible").write_text("vendor,carrier\0nvidia,tegra999\0")
     device = Device(str(tmp_path), lambda *_: None)
-    assert identity.board_of(device, "aarch64") is None
+    assert identity.known(device, "aarch64") is None
     told = facts.identity(device, "aarch64")
     assert (told["board_id"], told["family"], told["accelerators"]) == ("", "", [])
 

@@ -75,7 +75,10 @@ def test_another_board_than_the_configured_one_is_an_error_that_names_both() -> 
     with pytest.raises(TargetError) as caught:
         require_board(pi, NANO)
     assert caught.value.context == {"expected": "raspberry-pi-4", "found": "jetson-nano"}
-    assert 'board = "raspberry-pi-4", and what answers is a jetson-nano (NVIDIA Jetson Nano Developer Kit)' in caught.value.what
+    assert (
+        'as a Raspberry Pi 4 (board = "raspberry-pi-4"), and what answers is a jetson-nano (NVIDIA Jetson Nano Developer Kit)'
+        in caught.value.what
+    )
     assert mismatch(replace(pi, board="jetson-nano"), NANO) == ""
     assert mismatch(replace(pi, board=""), NANO) == ""
     assert "no board that edgec knows" in mismatch(pi, FACTS)
