@@ -52,7 +52,7 @@ lint: $(VENV)/dev.done links
 	$(BIN)/mypy
 	PYTHONPATH=build/src $(BIN)/lint-imports
 	$(BIN)/codespell
-	$(BIN)/vermin -t=3.6- --violations --no-tips targets/agent profilers/meters
+	$(BIN)/vermin -t=3.6- --violations --no-tips targets/agent targets/boards profilers/meters
 
 # Tools that read files do not see through an editable install: a folder of links that looks like the installed package (docs/adr/0001).
 links:

@@ -146,7 +146,7 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     data = stages.open_data(work)
     backend = DEFAULT_BACKEND if target is None else target.backend
     if target is not None and facts is not None:
-        refuse_early(work.config, target, facts)
+        work.opset = refuse_early(work.config, target, facts).opset or work.opset
     dense = stages.dense_checkpoint(work, data)
     dense_float = form(work, dense, backend, DENSE_FLOAT)
     quantised = work.config.quantise.enabled
@@ -371,7 +371,7 @@ def decide(work: Work, result: Compressed, measurements: tuple[Measurement, ...]
     pair = [predictions_from(work.store.file(m.predictions).read_text()) for m in (measurements[0], measurements[-1]) if m.predictions]
     asked = None
     if result.search is not None:
-        asked = gate.Asked(constraints=objective.parse(work.config.objective.subject_to), dense=measurements[1])
+        asked = gate.Asked(constraints=objective.asked(work.config.objective), dense=measurements[1])
     return gate.decide(measurements[0], measurements[-1], settings=work.config.gate, correct=correctness(*pair), asked=asked)
 
 

@@ -184,6 +184,9 @@ def validity(before: Conditions, after: Conditions, *, cores: int, stopped_by: s
     throttled = _throttled(before.throttled, after.throttled)
     if throttled:
         found.append((Finding.THROTTLED, throttled))
+    slowed = sorted({each for each in (before.gpu_throttled, after.gpu_throttled) if each not in (None, "none")})
+    if slowed:
+        found.append((Finding.THROTTLED, f"GPU: {', '.join(slowed)}"))
     for finding, then, now in (
         (Finding.GOVERNOR_CHANGED, before.governor, after.governor),
         (Finding.POWER_MODE_CHANGED, before.power_mode, after.power_mode),

@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
-from edgec.pipeline import objective
+from edgec.pipeline import capability, objective
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.records import Precision, TargetFacts
 from edgec.pipeline.core.settings import Config, TargetSettings
 from edgec.pipeline.core.units import count, size
 from edgec.pipeline.stages import Look
+from edgec.targets.expected import require_board
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,16 +38,20 @@ def measures_candidates(config: Config) -> bool:
     return config.prune.enabled and measured
 
 
-def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> None:
-    """Ask the backend whether the target can run what will be made, before anything is trained.
+def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> capability.Verdict:
+    """Ask the capability table and the backend whether the target can run what will be made, before anything is trained.
 
     Raises:
         LoweringError: it cannot, with the nearest plan that works.
+        TargetError: another board answers than the one configured. ConfigError: no such board or backend.
     """
+    require_board(target, facts)
     precision = precision_of(config)
+    verdict = capability.require(target, facts, precision, capability.network_of(config, target.backend))
     support = registry.backend(target.backend).support(facts, precision)
     if not support.usable:
         raise LoweringError(f"{target.name} cannot run {precision} with {target.backend}: {support.reason}", hint=support.hint)
+    return verdict
 
 
 def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look) -> Plan:
@@ -56,7 +61,7 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look)
         ConfigError: the objective cannot be read.
         LoweringError: the target cannot run it.
     """
-    refuse_early(config, target, facts)
+    verdict = refuse_early(config, target, facts)
     asked = objective.text(objective.asked(config.objective))
     where = f"; candidates are measured on {target.name}" if measures_candidates(config) else ""
     runtime = next((r for r in facts.runtimes if r.name == target.backend), None)
@@ -66,12 +71,16 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look)
         meters[0].name if meters else "none: " + ("; ".join(f"{m.name}: {m.reason}" for m in facts.meters) or "no meter is known there")
     )
     steps = [
-        Step(name="target", what=f"{target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores, Python {facts.python}"),
+        Step(
+            name="target",
+            what=f"{target.name}: {facts.board_id or 'board'} ({facts.board}), {facts.cpu}, {facts.cores} cores, Python {facts.python}",
+        ),
         Step(name="network", what=_network(config, look)),
         Step(name="data", what=_data(look)),
         Step(name="prune", what=f"until {asked}{where}" if config.prune.enabled else "not asked for"),
         Step(name="quantise", what=_quantise(config)),
-        Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}"),
+        Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}" + _opset(verdict.opset)),
+        *(Step(name="expect", what=note) for note in verdict.notes),
         Step(
             name="release",
             what=f"{target.folder}/apps/{config.app}, {config.keep} kept; the old one stays active until the golden check passes",
@@ -94,6 +103,8 @@ def _network(config: Config, look: Look) -> str:
 def _data(look: Look) -> str:
     counts = ", ".join(f"{n:,} {split}" for split, n in look.data.counts.items())
     return f"{look.data.name}: {counts}; {look.data.classes} classes"
+def _opset(opset: int | None) -> str:
+    return "" if opset is None else f", ONNX opset {opset}"
 
 
 def _quantise(config: Config) -> str:

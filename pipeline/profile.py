@@ -2,20 +2,21 @@
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from edgec.pipeline import onnx_file
+from edgec.pipeline import capability, onnx_file
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import ConfigError, ModelError, ToolchainMissing
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.protocols import Events
+from edgec.pipeline.core.protocols import Events, FileInfo
 from edgec.pipeline.core.records import Artifact, Lineage, Measurement, Provenance, TargetFacts
 from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
 from edgec.pipeline.measure import Setup, Subject, measurements_from
 from edgec.pipeline.work import tool_versions
+from edgec.targets.expected import require_board
 from edgec.targets.replies import NetworkJob
 from edgec.targets.session import open_session
 
@@ -57,6 +58,7 @@ class Job:
     artifact: Artifact
     inputs: Mapping[str, Any]
     """NumPy array by input name."""
+    network: capability.NetworkFacts
 
 
 def prepare(file: Path, *, shapes: Mapping[str, tuple[int, ...]], inputs: Mapping[str, Path], seed: int, events: Events) -> Job:
@@ -72,12 +74,20 @@ def prepare(file: Path, *, shapes: Mapping[str, tuple[int, ...]], inputs: Mappin
     artifact = artifact_of(file)
     info = registry.backend(artifact.backend).inspect(file)
     made = onnx_file.make_inputs(info, shapes=shapes, files=inputs, seed=seed, note=events.note)
-    return Job(file=file, artifact=artifact, inputs=dict(made))
+    return Job(file=file, artifact=artifact, inputs=dict(made), network=_network_of(info))
 
 
-def require_runtime(job: Job, target: TargetSettings, facts: TargetFacts) -> None:
-    """Raise ToolchainMissing when the target has no runtime for the file."""
+def require_able(job: Job, target: TargetSettings, facts: TargetFacts) -> None:
+    """Ask before anything is sent whether the target can run the file.
+
+    Raises:
+        TargetError: another board answers than the one configured.
+        LoweringError: the target cannot run it (opset, precision, memory).
+        ToolchainMissing: the target has no runtime for it.
+    """
+    require_board(target, facts)
     name = job.artifact.backend
+    capability.require(replace(target, backend=name), facts, job.artifact.precision, job.network)
     runtime = next((each for each in facts.runtimes if each.name == name), None)
     if runtime is None or runtime.version is None:
         why = runtime.reason if runtime else "its agent does not know it"
@@ -94,7 +104,11 @@ def profile(
     events: Events,
     command: str,
 ) -> Measurement:
-    """Ship a file and its inputs, and measure."""
+    """Ship a file and its inputs, and measure.
+
+    Raises:
+        As `require_able`, and TargetError: the target failed.
+    """
     import numpy as np
 
     file, artifact, arrays = job.file, job.artifact, job.inputs
@@ -105,6 +119,7 @@ def profile(
         digest = digest_of(pack)
         with open_session(target, events=events) as session:
             facts = session.facts()
+            require_able(job, target, facts)
             with events.stage(f"ship to {target.name}"):
                 session.ship({artifact.file: file, digest: pack})
             network = NetworkJob(
@@ -131,6 +146,13 @@ def profile(
     subject = Subject(artifact=artifact, accuracy_reason="a foreign file has no evaluation set")
     (measurement,) = measurements_from(run, {file.name: subject}, setup)
     return measurement
+
+
+def _network_of(info: FileInfo) -> capability.NetworkFacts:
+    if not isinstance(info, onnx_file.OnnxInfo):
+        return capability.NetworkFacts(is_file=True)
+    opset = info.opsets.get("")
+    return capability.NetworkFacts(opsets=None if opset is None else (opset, opset), ir=info.ir, weights=info.parameters, is_file=True)
 
 
 def _batch(arrays: Mapping[str, object]) -> int:

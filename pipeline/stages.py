@@ -300,7 +300,8 @@ def _quantised_record(
 
 def exported(work: Work, checkpoint: Checkpoint, *, label: str) -> Exported:
     """The checkpoint's ONNX file."""
-    return work.stage(f"export {label}", Exported, {"checkpoint": record_id(checkpoint)}, lambda: _export(work, checkpoint))
+    inputs = {"checkpoint": record_id(checkpoint), "opset": work.opset}
+    return work.stage(f"export {label}", Exported, inputs, lambda: _export(work, checkpoint))
 
 
 def _export(work: Work, checkpoint: Checkpoint) -> Exported:
@@ -316,7 +317,7 @@ def _write_onnx(work: Work, module: Any, out: Path, *, parent: RecordId) -> Expo
 
     inputs = model_spec(work).inputs
     export = export_quantised if isinstance(module, QuantNet) else export_float
-    written = export(module, inputs, out, dynamic_batch=True)
+    written = export(module, inputs, out, opset=work.opset, dynamic_batch=True)
     return Exported(
         parent=parent,
         file=digest_of(out),

@@ -28,6 +28,8 @@ class Work:
     events: Events
     command: str = ""
     fresh: bool = False
+    opset: int = 17
+    """Of the ONNX files that are written: lower where the target's runtime reads no newer one."""
     cached: list[str] = field(default_factory=list)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 

@@ -169,6 +169,10 @@ class AgentSession:
         """What the target is."""
         return answers.record(TargetFacts, self._call("facts"), self.target)
 
+    def conditions(self) -> Conditions:
+        """In which state the target is now."""
+        return answers.record(Conditions, self._call("conditions"), self.target)
+
     def lock(self, owner: str = "") -> None:
         """Take charge of the target until the session ends. Operations that need it do so themselves under this user's name."""
         if not self._locked:

@@ -1,17 +1,22 @@
 """Connects to several targets at once; one that is off does not hide the others."""
 
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+from edgec.pipeline import capability
+from edgec.pipeline.capability_table import table
+from edgec.pipeline.cli.doctor_checks import Finding, findings
 from edgec.pipeline.cli.output import error_as_json
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import json_from
 from edgec.pipeline.core.errors import EdgecError
-from edgec.pipeline.core.records import TargetFacts
+from edgec.pipeline.core.records import Conditions, Precision, TargetFacts
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.pipeline.core.units import size
+from edgec.targets.expected import mismatch, require_known
 
 AT_ONCE = 16
 
@@ -22,7 +27,28 @@ class Probe:
 
     settings: TargetSettings
     facts: TargetFacts | None = None
+    conditions: Conditions | None = None
+    findings: tuple[Finding, ...] = ()
     error: EdgecError | None = None
+
+    @property
+    def state(self) -> str:
+        """One word for a list: usable · no runtime · other board · unreachable (or the error's name)."""
+        if self.error is not None:
+            return type(self.error).__name__
+        if self.wrong_board:
+            return "other board"
+        return "no runtime" if self.missing else "usable"
+
+    @property
+    def wrong_board(self) -> str:
+        """What answers instead of the configured board; empty when it is the one."""
+        return "" if self.facts is None else mismatch(self.settings, self.facts)
+
+    @property
+    def verdict(self) -> capability.Verdict | None:
+        """Whether the configured backend can come to run there at all, in float; None without facts."""
+        return None if self.facts is None else capability.capable(self.facts, self.settings.backend, Precision.FP32)
 
     @property
     def missing(self) -> str:
@@ -39,25 +65,37 @@ class Probe:
         """The line that mends what is wrong."""
         if self.error is not None:
             return self.error.hint
-        if not self.missing:
+        if self.wrong_board:
+            return "check its host and port; or correct board in its [[target]] table"
+        if not self.missing or self.facts is None:
             return ""
+        if self.verdict is not None and not self.verdict.ok:
+            return capability.advice(self.verdict, self.settings)
         if self.settings.transport is TransportKind.LOCAL and self.settings.python == "auto":
             return f'pip install "edgec[{self.settings.backend}]"'
-        return f"on {self.settings.name}: {self.settings.python} -m pip install {registry.backend(self.settings.backend).device_package}"
+        package = registry.backend(self.settings.backend).device_package
+        wheel = capability.wheel_of(table(), self.facts, self.settings.backend)
+        pin = f"{package}=={wheel.version}" if wheel is not None and package in wheel.source.replace("_", "-") else package
+        return f"on {self.settings.name}: {self.settings.python} -m pip install {pin} numpy"
 
     @property
     def usable(self) -> bool:
         """It answers and has the runtime it is configured for."""
-        return self.error is None and not self.missing
+        return self.error is None and not self.missing and not self.wrong_board
 
     def as_json(self) -> dict[str, Any]:
         """For --json."""
         return {
             "name": self.settings.name,
             "usable": self.usable,
+            "state": self.state,
+            "board": self.settings.board,
+            "wrong_board": self.wrong_board,
             "missing": self.missing,
             "remedy": self.remedy,
+            "findings": [{"what": each.what, "remedy": each.remedy} for each in self.findings],
             "facts": self.facts and json_from(self.facts),
+            "conditions": self.conditions and json_from(self.conditions),
             "error": self.error and error_as_json(self.error),
         }
 
@@ -70,24 +108,56 @@ class Probe:
             lines += [f"  {key:<9} {value}" for key, value in self.error.context.items() if value not in ("", None)]
         if (facts := self.facts) is not None:
             emulated = ", emulated: its timings mean nothing" if facts.emulated else ""
-            lines.append(f"  board     {facts.board} ({facts.machine}{emulated})")
-            lines.append(f"  system    {facts.system}, kernel {facts.kernel}" + (f", {facts.libc}" if facts.libc else ""))
+            known = f"{facts.board_id}: " if facts.board_id else ""
+            lines.append(f"  board     {known}{facts.board} ({facts.machine}{emulated})")
+            versions = [f"{name} {version}" for name, version in facts.versions.items() if name != "os"]
+            system = [facts.versions.get("os", facts.system), *versions, f"kernel {facts.kernel}", facts.libc]
+            lines.append(f"  system    {', '.join(filter(None, system))}")
             lines.append(f"  cpu       {facts.cpu}, {facts.cores} cores, {size(facts.memory_bytes)} memory")
+            row = capability.board_row(facts)
+            lines += [f"  has       {each}" for each in facts.accelerators or row.accelerators]
+            lines += [f"  vendor    {row.system}"] if row.accelerators else []
             lines.append(f"  disk      {size(facts.disk_free_bytes)} free")
             lines.append(f"  python    {facts.python}")
             lines += [f"  runtime   {each.name} {each.version or 'no: ' + each.reason}" for each in facts.runtimes]
             for meter in facts.meters:
                 state = ", ".join(meter.scope) or "usable" if meter.usable else f"no: {meter.reason}"
                 lines.append(f"  meter     {meter.name}: {state}")
+        if self.conditions is not None:
+            lines.append(f"  now       {_now(self.conditions)}")
+        if self.wrong_board:
+            lines.append(f"  wrong     {self.wrong_board}")
         if self.missing:
             lines.append(f"  missing   {self.missing}")
         if self.remedy:
             lines.append(f"  hint      {self.remedy}")
+        for each in self.findings:
+            lines += [f"  note      {each.what}", f"  hint      {each.remedy}"]
         return lines
 
 
+def _now(now: Conditions) -> str:
+    """Clocks, temperature and flags in one line; what is not known is left out."""
+    parts = {
+        "load": now.load1 is not None and f"{now.load1:.2f}",
+        "CPU": now.cpu_mhz is not None and f"{now.cpu_mhz:.0f} MHz",
+        "GPU": now.gpu_mhz is not None and f"{now.gpu_mhz:.0f} MHz",
+        "governor": now.governor,
+        "power mode": now.power_mode,
+        "temperature": now.temp_celsius is not None and f"{now.temp_celsius:.0f} °C",
+        "throttled": now.throttled,
+    }
+    return ", ".join(f"{name} {text}" for name, text in parts.items() if text)
+
+
 def probe(targets: Sequence[TargetSettings]) -> list[Probe]:
-    """Ask each target for its facts; the order stays."""
+    """Ask each target what it is and in which state; the order stays.
+
+    Raises:
+        ConfigError: a target is configured with a board that does not exist.
+    """
+    for each in targets:
+        require_known(each)
     if not targets:
         return []
     with ThreadPoolExecutor(max_workers=min(AT_ONCE, len(targets)), thread_name_prefix="probe") as pool:
@@ -99,7 +169,10 @@ def _probe(settings: TargetSettings) -> Probe:
 
     try:
         with open_session(settings) as session:
-            return Probe(settings=settings, facts=session.facts())
+            facts = session.facts()
+            conditions, host_ns = session.conditions(), time.time_ns()
+            found = findings(settings, facts, conditions, host_ns=host_ns)
+            return Probe(settings=settings, facts=facts, conditions=conditions, findings=found)
     except EdgecError as error:  # one target's result; the command's exit code tells of it
         return Probe(settings=settings, error=error)
 

@@ -75,12 +75,12 @@ def _planned(context: Context, job: "Job", target: "TargetSettings", settings: "
     """What would be measured: the target is asked what it is, the file is not sent."""
     from edgec.pipeline.core.codec import json_from
     from edgec.pipeline.core.units import size
-    from edgec.pipeline.profile import require_runtime
+    from edgec.pipeline.profile import require_able
     from edgec.targets.session import open_session
 
     with open_session(target, events=context.events) as session:
         facts = session.facts()
-    require_runtime(job, target, facts)
+    require_able(job, target, facts)
     artifact, rule = job.artifact, settings.rule
     inputs = {key: {"shape": list(array.shape), "dtype": str(array.dtype)} for key, array in job.inputs.items()}
     meters = [each.name for each in facts.meters if each.usable]

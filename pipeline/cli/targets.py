@@ -1,33 +1,82 @@
-"""edgec targets: the configured targets, and with --probe what they answer."""
+"""edgec targets: the configured targets with board, runtimes, sensors and state."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import click
 
 from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import TargetError
 
+if TYPE_CHECKING:
+    from edgec.pipeline.cli.probing import Probe
+    from edgec.pipeline.core.settings import TargetSettings
 
-@click.command(cls=Command, epilog="Example: edgec targets --probe")
-@click.option(
-    "--probe", "connect", is_flag=True, help="Connect to each and show board, runtimes and meters; exit code 3 if one cannot be used."
-)
-def command(context: Context, *, connect: bool) -> Outcome:
-    """List the configured targets."""
-    from edgec.pipeline.cli.probing import address, probe
+SYSTEMS = {"jetpack": "JetPack ", "l4t": "L4T ", "os": ""}
+"""Versions that name a system, the most telling first."""
 
+NONE = "no [[target]] is configured; localhost needs none"
+
+
+@click.command(cls=Command, epilog="Example: edgec targets")
+@click.option("--offline", is_flag=True, help="List what deploy.toml says, without connecting.")
+def command(context: Context, *, offline: bool) -> Outcome:
+    """List the configured targets.
+
+    Board, system, runtimes and sensors as each answers; one that is off does not hide the others. Exit code 3 if one cannot be used.
+    edgec doctor TARGET says more of one.
+    """
     targets = context.config().targets
-    if connect:
-        with context.events.stage("targets", f"connecting to {len(targets)}"):
-            probes = probe(targets)
-        return Outcome(
-            results={"targets": [each.as_json() for each in probes]},
-            text="\n".join(line for each in probes for line in each.lines()),
-            exit_code=0 if all(each.usable for each in probes) else TargetError.exit_code,
-        )
-    rows = [(each.name, address(each), each.backend, ", ".join(each.tags)) for each in targets]
+    if offline:
+        return _configured(targets)
+    from edgec.pipeline.cli.probing import probe
+
+    with context.events.stage("targets", f"connecting to {len(targets)}"):
+        probes = probe(targets)
+    lines = table([("target", "board", "system", "runtimes", "sensors", "state"), *map(row, probes)]) if probes else [NONE]
+    for each in probes:
+        if not each.usable:
+            what = each.error.what if each.error else each.wrong_board or each.missing
+            lines += ["", f"{each.settings.name}: {what}", *([f"  hint  {each.remedy}"] if each.remedy else [])]
+    return Outcome(
+        results={"targets": [each.as_json() for each in probes]},
+        text="\n".join(lines),
+        exit_code=0 if all(each.usable for each in probes) else TargetError.exit_code,
+    )
+
+
+def row(probe: "Probe") -> tuple[str, ...]:
+    """A target's cells; "-" is unknown."""
+    facts = probe.facts
+    if facts is None:
+        return probe.settings.name, probe.settings.board or "-", "-", "-", "-", probe.state
+    systems = [name + facts.versions[key] for key, name in SYSTEMS.items() if key in facts.versions]
+    system = systems[0] if systems else facts.system
+    runtimes = ", ".join(f"{each.name} {each.version}" for each in facts.runtimes if each.version) or "none"
+    sensors = ", ".join(each.name for each in facts.meters if each.usable) or "none"
+    board = (facts.board_id or facts.board) + (", emulated" if facts.emulated else "")
+    return (
+        probe.settings.name,
+        board,
+        system,
+        runtimes,
+        sensors,
+        probe.state,
+    )
+
+
+def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Cells in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    shown = ("name", "transport", "backend", "tags", "provenance")
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def _configured(targets: Sequence["TargetSettings"]) -> Outcome:
+    from edgec.pipeline.cli.probing import address
+
+    shown = ("name", "transport", "board", "backend", "tags", "provenance")
+    cells = [(each.name, address(each), each.board or "any board", each.backend, ", ".join(each.tags)) for each in targets]
     return Outcome(
         results={"targets": [{key: getattr(each, key) for key in shown} | {"address": address(each)} for each in targets]},
-        text="\n".join(lines) or "no [[target]] is configured; localhost needs none",
+        text="\n".join(table(cells)) if cells else NONE,
     )

@@ -261,6 +261,16 @@ class TargetFacts:
     python: str
     libc: str = ""
     emulated: bool = False
+    board_id: str = ""
+    """Key in `targets/boards/` ("jetson-nano"); empty for a board of no family."""
+    family: str = ""
+    cpu_features: tuple[str, ...] = ()
+    """Instruction sets that kernels choose by, as /proc/cpuinfo spells them."""
+    accelerators: tuple[str, ...] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Of the system's parts: os, l4t, jetpack, tensorrt, driver, firmware …"""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Why a version or an accelerator is not known."""
     runtimes: tuple[RuntimeFacts, ...] = ()
     meters: tuple[MeterFacts, ...] = ()
 
@@ -279,6 +289,16 @@ class Conditions:
     throttled: str | None = None
     """Raw throttle flags as the board gives them."""
     power_mode: str | None = None
+    cpu_clock_fixed: bool | None = None
+    """Lowest and highest limit of each CPU clock are the same (jetson_clocks, or set by hand)."""
+    gpu_mhz: float | None = None
+    gpu_clock_fixed: bool | None = None
+    gpu_throttled: str | None = None
+    """What slows the GPU now, in words; "none"."""
+    readings: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers of the board, with their unit in the name: supply_volts, pmic_watts, gpu_watts …"""
+    unknown: Mapping[str, str] = field(default_factory=dict)
+    """Why a field is None."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -192,6 +192,8 @@ class TargetSettings:
     folder: str = "~/.edgec"
     """The only folder on the target that edgec writes to."""
     backend: str = "onnxruntime"
+    board: str = ""
+    """The board that has to answer, by its name in targets/boards ("jetson-nano"); empty: any."""
     tags: tuple[str, ...] = ()
     connect_timeout_s: float = 10.0
     request_timeout_s: float = 60.0

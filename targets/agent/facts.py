@@ -8,27 +8,34 @@ import glob
 import importlib
 import importlib.util
 import os
-import pkgutil
 import platform
 import re
 import subprocess
 import sys
 from typing import Any, Dict, List, Optional
 
-from edgec.targets.agent.conditions import text_of
+from edgec.targets.agent.identity import known, modules_in
+from edgec.targets.boards import Device, answers, text_of
 
 IMPORT_S = 60.0
 """Patience with an import of a runtime whose version is written down nowhere (a slow card reader takes long)."""
 
 
+X86 = frozenset(("avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "avx512_fp16", "amx_int8", "amx_bf16"))
+ARM = frozenset(("neon", "vfpv4", "asimd", "asimdhp", "asimddp", "i8mm", "bf16", "sve", "sve2"))
+"""Instruction sets that kernels of neural networks choose by, as /proc/cpuinfo spells them (flags, hwcaps)."""
+
+
 def gather(folder: str, root: str = "/") -> Dict[str, Any]:
     """All facts. `root` stands for / (tests give a recorded tree)."""
     return {
+        **identity(Device(root), platform.machine()),
         "board": board(root),
         "machine": platform.machine(),
         "system": platform.system(),
         "kernel": platform.release(),
         "cpu": cpu(root),
+        "cpu_features": cpu_features(root),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         "memory_bytes": memory_bytes(root),
         "disk_free_bytes": disk_free_bytes(folder),
@@ -37,6 +44,31 @@ def gather(folder: str, root: str = "/") -> Dict[str, Any]:
         "emulated": is_emulated(root),
         "runtimes": runtimes(),
         "meters": meters(root),
+    }
+
+
+def identity(device: Device, machine: str) -> Dict[str, Any]:
+    """Board and family by name, accelerators, versions of the system's parts, and why a version is not known."""
+    versions = {}  # type: Dict[str, str]
+    unknown = {}  # type: Dict[str, str]
+    release = device.text("/etc/os-release")
+    pretty = re.search(r'^PRETTY_NAME="?([^"\n]*)', release or "", re.MULTILINE)
+    if pretty:
+        versions["os"] = pretty.group(1)
+    else:
+        unknown["os"] = "no PRETTY_NAME in /etc/os-release"
+    found = known(device, machine)
+    if found is None:
+        return {"board_id": "", "family": "", "versions": versions, "accelerators": [], "unknown": unknown}
+    family, board = found
+    told, untold = answers(family.facts, device)
+    names, unnamed = answers(family.accelerators, device)
+    return {
+        "board_id": board.id,
+        "family": family.name,
+        "versions": dict(versions, **told),
+        "accelerators": [name for each in names.values() for name in each],
+        "unknown": dict(unknown, **untold, **unnamed),
     }
 
 
@@ -58,6 +90,12 @@ def cpu(root: str) -> str:
     parts = sorted({value for key, value in pairs if key == "CPU part"})
     makers = sorted({value for key, value in pairs if key == "CPU implementer"})
     return "implementer %s part %s" % (",".join(makers), ",".join(parts)) if parts else "unknown"
+
+
+def cpu_features(root: str) -> List[str]:
+    """Those of X86 and ARM that the first processor has."""
+    found = re.search(r"^(?:flags|Features)\s*:\s*(.*)$", text_of(os.path.join(root, "proc/cpuinfo")) or "", re.MULTILINE)
+    return sorted((X86 | ARM) & set(found.group(1).split())) if found else []
 
 
 def memory_bytes(root: str) -> Optional[int]:
@@ -99,12 +137,6 @@ def is_emulated(root: str) -> bool:
     firmware = [text_of(os.path.join(root, "sys/class/dmi/id", name)) or "" for name in ("sys_vendor", "product_name", "board_vendor")]
     clocks = text_of(os.path.join(root, "sys/devices/system/clocksource/clocksource0/available_clocksource")) or ""
     return any("QEMU" in text for text in firmware) and "kvm-clock" not in clocks
-
-
-def modules_in(package: str) -> List[str]:
-    """Module names of a package, in a folder or in the agent's own zip file."""
-    path = importlib.import_module(package).__path__
-    return sorted(module.name for module in pkgutil.iter_modules(path) if not module.name.startswith("_"))
 
 
 def runtimes() -> List[Dict[str, Any]]:

@@ -13,7 +13,7 @@ import time
 from typing import Any, BinaryIO, Callable, Dict, List, Optional
 
 from edgec.targets.agent.clock import monotonic_ns, perf_counter_ns
-from edgec.targets.agent.facts import modules_in
+from edgec.targets.agent.identity import modules_in
 from edgec.targets.agent.wire import Failure, Fields, Lines, decode, encode
 
 

@@ -13,7 +13,7 @@ import time
 import traceback
 from typing import Any, BinaryIO, Callable, Dict, Optional
 
-from edgec.targets.agent import facts
+from edgec.targets.agent import conditions, facts
 from edgec.targets.agent.child import Child, Children
 from edgec.targets.agent.folder import Folder, checked_digest, checked_name, digest_of
 from edgec.targets.agent.objects import Objects
@@ -141,6 +141,11 @@ def failure_from(error: OSError, folder: Folder) -> Failure:
 def op_facts(server: Server, _fields: Fields, _event: Event) -> Answer:
     """What the device is."""
     return facts.gather(server.folder.path)
+
+
+def op_conditions(_server: Server, _fields: Fields, _event: Event) -> Answer:
+    """In which state the device is now."""
+    return conditions.observe()
 
 
 def op_lock(server: Server, fields: Fields, _event: Event) -> Answer:

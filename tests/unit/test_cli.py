@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 import types
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from edgec.pipeline.cli.output import spoken, written_atomically
 from edgec.pipeline.cli.probing import probe
 from edgec.pipeline.config import load
 from edgec.pipeline.core.errors import ConfigError, EdgecError, HostUnreachable
+from edgec.pipeline.core.records import Conditions
 from edgec.pipeline.core.settings import TargetSettings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -226,7 +228,8 @@ def open_session(settings: TargetSettings, **_: object) -> Iterator[Any]:
     """Stands at the outermost edge, the network: one board answers, the other is off."""
     if settings.name == "off":
         raise HostUnreachable("off: connection refused", hint="is it on?", context={"host": "off"})
-    yield types.SimpleNamespace(facts=lambda: FACTS)
+    now = Conditions(t_ns=time.time_ns(), monotonic_ns=1, throttled="0x0")
+    yield types.SimpleNamespace(facts=lambda: FACTS, conditions=lambda: now)
 
 
 def test_one_target_that_is_off_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -235,7 +238,7 @@ def test_one_target_that_is_off_does_not_hide_the_others(monkeypatch: pytest.Mon
     assert [each.usable for each in (off, pi, lite)] == [False, True, False]
     assert "  hint      is it on?" in off.lines()
     assert "  meter     rapl: no: no powercap zone" in pi.lines()
-    assert lite.remedy == "on lite: python3 -m pip install ai-edge-litert"
+    assert lite.remedy == "on lite: python3 -m pip install ai-edge-litert==2.3.0 numpy"
     assert lite.as_json()["missing"] == "tflite cannot be used: no module ai_edge_litert"
 
 

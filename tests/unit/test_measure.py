@@ -173,6 +173,9 @@ def test_other_networks_than_asked_for_are_refused() -> None:
         ({"throttled": "0x50005"}, {"throttled": "0x50000"}, "W101", "under-voltage now, throttled now"),
         ({"throttled": "0x10000"}, {"throttled": "0x50000"}, "W101", "throttled during the run"),
         ({"throttled": "3"}, {"throttled": "5"}, "W101", "3 before, 5 after"),
+        ({"throttled": "oc1=0 oc2=15"}, {"throttled": "oc1=0 oc2=16"}, "W101", "oc1=0 oc2=15 before, oc1=0 oc2=16 after"),
+        ({"gpu_throttled": "none"}, {"gpu_throttled": "software power cap"}, "W101", "GPU: software power cap"),
+        ({"gpu_throttled": "hardware slowdown"}, {"gpu_throttled": "hardware slowdown"}, "W101", "GPU: hardware slowdown"),
         ({"governor": "schedutil"}, {}, "W102", "schedutil before, performance after"),
         ({}, {"cpu_mhz": 1799.0}, "W103", "2000 MHz before, 1799 MHz after"),
         ({"governor": None}, {"governor": None, "cpu_mhz": 1000.0}, "W203", "1000 MHz"),
@@ -196,6 +199,7 @@ def test_a_fault_is_found_with_its_code_and_observation(before: dict[str, Any], 
     ("before", "after"),
     [
         ({}, {}),
+        ({"gpu_throttled": "none"}, {"gpu_throttled": "none"}),
         ({"throttled": "0x50000"}, {"throttled": "0x50000"}),  # happened since boot, before the run
         ({"throttled": None}, {"throttled": "0x50000"}),  # since boot; whether in the run nobody knows
         ({"throttled": None, "governor": None, "cpu_mhz": None, "load1": None}, {}),
