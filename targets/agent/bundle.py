@@ -10,7 +10,7 @@ import os
 import zipfile
 from typing import Dict, Tuple
 
-PACKAGES = ("edgec.targets.agent", "edgec.targets.agent.runners", "edgec.profilers.meters")
+PACKAGES = ("edgec.targets.agent", "edgec.targets.agent.builders", "edgec.targets.agent.runners", "edgec.profilers.meters")
 HOST_ONLY = ("edgec/targets/agent/bundle.py",)
 MAIN = b"""import sys
 
