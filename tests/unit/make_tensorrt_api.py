@@ -42,13 +42,25 @@ CLASSES = (
     "Runtime",
     "TensorIOMode",
 )
+OPTIONS = (
+    "--onnx",
+    "--saveEngine",
+    "--workspace",
+    "--memPoolSize",
+    "--buildOnly",
+    "--skipInference",
+    "--fp16",
+    "--int8",
+    "--timingCacheFile",
+)
 FILES = ("pyCore.cpp", "pyGraph.cpp", "pyFoundationalTypes.cpp")
 
 
 def members(source: str, name: str) -> set[str]:
     """Names bound to a class: all of the chain of calls that begins with its declaration."""
     found: set[str] = set()
-    for start in re.finditer(rf'py::(?:class_|enum_)<[^;{{]*?>\s*\w*\(\s*m,\s*"{name}"', source):
+    start_of = r'py::(?:class_|enum_)<[^;{]*?>\s*\w*\(\s*m,\s*"NAME"'.replace("NAME", name)
+    for start in re.finditer(start_of, source):
         depth, end = 1, start.end()
         while depth or source[end] != ";":  # a lambda among the calls has semicolons of its own
             depth += (source[end] in "({") - (source[end] in ")}")
@@ -66,9 +78,15 @@ def main(checkout: str) -> None:
         for name in CLASSES:
             for member in sorted(members(text, name) - {"__init__", "__del__"}):
                 table[name].setdefault(member, []).append(version)
+    options: dict[str, list[str]] = {}
+    for version, tag in TAGS.items():
+        text = git(checkout, f"{tag}:samples/common/sampleOptions.cpp")
+        for option in sorted(set(re.findall(r'"(--[A-Za-z0-9]+)"', text)) & set(OPTIONS)):
+            options.setdefault(option, []).append(version)
     lines = {
-        "source": "https://github.com/NVIDIA/TensorRT/tree/<tag>/python/src/ (infer/*.cpp, parsers/pyOnnx.cpp)",
+        "source": "github.com/NVIDIA/TensorRT, at each tag: python/src/infer, python/src/parsers, samples/common/sampleOptions.cpp",
         "tags": TAGS,
+        "trtexec": options,
         "classes": {name: dict(sorted(found.items())) for name, found in table.items()},
     }
     (FOLDER / "tensorrt-api.json").write_text(json.dumps(lines, indent=1) + "\n")

@@ -31,6 +31,7 @@ class TensorRtRunner:
         self._cuda: Any = None
         self._tensors: Any = None
         self._kept: List[Any] = []
+        self._places: Dict[str, Tuple[int, int]] = {}
 
     def open(self, path: str, options: Dict[str, Any]) -> None:
         """Load an engine. `options["package"]` is one of `packages`, which imports.
@@ -72,7 +73,7 @@ class TensorRtRunner:
     def prepared(self, inputs: Dict[str, Any]) -> Callable[[], List[Any]]:
         """A function without arguments that does nothing but the copies and the inference: what the latency measurement times.
 
-        The arrays that it returns are written anew by the next call.
+        It is good until `prepared` is called again, and writes its results into the same arrays each time.
         """
         import numpy as np
 
@@ -83,12 +84,12 @@ class TensorRtRunner:
         places, fed, taken = {}, [], []
         for each in self.inputs:
             array = arrays[each["name"]]
-            places[each["name"]] = cuda.allocate(array.nbytes)
+            places[each["name"]] = self._place(each["name"], array.nbytes)
             fed.append((places[each["name"]], array.ctypes.data, array.nbytes))
         results = []
         for each in self.outputs:
             array = np.empty(tensors.shape(each["name"]), each["dtype"])
-            places[each["name"]] = cuda.allocate(array.nbytes)
+            places[each["name"]] = self._place(each["name"], array.nbytes)
             taken.append((array.ctypes.data, places[each["name"]], array.nbytes))
             results.append(array)
         run, stream = tensors.execution(places), int(cuda.stream.value or 0)
@@ -106,9 +107,17 @@ class TensorRtRunner:
 
         return once
 
+    def _place(self, name: str, size: int) -> int:
+        """Device memory of a tensor; it is kept from one inference to the next, and made anew where it is too small."""
+        place, room = self._places.get(name, (0, -1))
+        if room < size:
+            place, room = self._cuda.allocate(size), size
+            self._places[name] = (place, room)
+        return place
+
     def close(self) -> None:
         """Let go of the engine and of the device's memory."""
-        self._tensors, self._kept = None, []
+        self._tensors, self._kept, self._places = None, [], {}
         if self._cuda is not None:
             self._cuda.close()
             self._cuda = None
