@@ -279,16 +279,15 @@ def _write_onnx(work: Work, module: Any, out: Path, *, parent: RecordId) -> Expo
     )
 
 
-def lower_candidate(work: Work, data: Data, module: Any, backend: OnnxBackend | NetworkBackend, out: Path, *, samples: int) -> None:
-    """A candidate in the form in which it would be deployed, for measuring its latency: not a record, not cached."""
-    if work.config.quantise.enabled:
+def lower_candidate(work: Work, data: Data, module: Any, backend: OnnxBackend | NetworkBackend, out: Path, *, samples: int) -> Artifact:
+    """A candidate in the form in which it would be deployed, for measuring its latency: not cached."""
+    if work.config.quantise.enabled and work.config.quantise.precision is Precision.INT8:
         module = static_quantised(work, data, module, samples)
     with _temporary("candidate.onnx") as file:
         if backend.accepts == "network":
-            backend.lower(module, _inputs(work), "", out)
-            return
+            return backend.lower(module, _inputs(work), "", out)
         source = _write_onnx(work, module, file, parent="")
-        backend.lower(source, "", file, out)
+        return backend.lower(source, "", file, out)
 
 
 def artifact(work: Work, source: Exported | Checkpoint, backend_name: str, *, label: str) -> Artifact:
