@@ -141,6 +141,7 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     """
     data = stages.open_data(work)
     backend = DEFAULT_BACKEND if target is None else target.backend
+    work.symmetric = registry.backend(backend).symmetric
     if target is not None and facts is not None:
         refuse_early(work.config, target, facts)
     dense = stages.dense_checkpoint(work, data)

@@ -159,6 +159,7 @@ def quantised_checkpoint(work: Work, data: Data, source: Checkpoint, *, train: b
     inputs = {
         "source": record_id(source),
         "quantise": plain(work.config.quantise),
+        "symmetric": work.symmetric,
         "train": plain(work.config.train) if train else None,
         "data": data.id,
         "seed": work.config.seed,
@@ -195,7 +196,7 @@ def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
 
     images, _ = calibration(data, samples)
     batches = torch.split(torch.from_numpy(images), 128)
-    return quantise(module, batches[0][:1], batches, settings=work.config.quantise)
+    return quantise(module, batches[0][:1], batches, settings=work.config.quantise, symmetric=work.symmetric)
 
 
 def _sqakd(work: Work, data: Data, source: Checkpoint, teacher: Any, student: Any) -> Any:

@@ -3,8 +3,9 @@
 TensorRT quantises symmetrically (8.2 parser, builtin_op_importers.cpp, QuantDequantLinearHelper: zero points all 0, scales positive, three
 inputs; developer guide, "Explicit Quantization"). So of a file with Q/DQ nodes
 
-    activations   uint8 or int8 with a zero point z become int8 with zero point 0 and the scale max(z - q_min, q_max - z) * s / 127:
-                  the range stays, a one-sided one (behind ReLU) keeps 127 of its 255 steps
+    activations   uint8 with zero point 128 is int8 with 0, exactly: so quantise.py makes the grids for this backend. Any other zero
+                  point z becomes 0 with the scale max(z - q_min, q_max - z) * s / 127: the range stays, a one-sided one (behind ReLU)
+                  keeps 127 of its 255 steps
     weights       integers with a DQ become floats (q * s, exactly) with a Q and a DQ: 8.2 wants Q/DQ pairs around float weights
     biases        int32 with a DQ become floats, which TensorRT adds in its accumulator
 
@@ -160,8 +161,8 @@ class Symmetric:
 
 
 def _widened(scales: Any, zeros: Any) -> Any:
-    """Scales of the symmetric int8 grids over the same ranges; an int8 grid with zero point 0 is one already."""
-    if zeros.dtype == np.int8 and not np.any(zeros):
+    """Scales of the symmetric int8 grids over the same ranges. An int8 grid with zero point 0 is one, and so is a uint8 grid with 128."""
+    if np.all(zeros == {"int8": 0, "uint8": 128}[str(zeros.dtype)]):
         return scales
     low, high = GRIDS[str(zeros.dtype)]
     reach = np.maximum(zeros.astype(np.float32) - low, high - zeros.astype(np.float32))

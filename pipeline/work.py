@@ -27,6 +27,8 @@ class Work:
     events: Events
     command: str = ""
     fresh: bool = False
+    symmetric: bool = False
+    """The backend's int8 grids have their zero point in the middle (`Backend.symmetric`)."""
     cached: list[str] = field(default_factory=list)
 
     def stage(self, name: str, kind: type[R], inputs: Mapping[str, object], make: Callable[[], R]) -> R:

@@ -28,6 +28,7 @@ class OnnxRuntime:
     format: ClassVar[str] = "onnx"
     accepts: ClassVar[Literal["onnx"]] = "onnx"
     device_package: ClassVar[str] = "onnxruntime"
+    symmetric: ClassVar[bool] = False
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         if precision is Precision.FP16:

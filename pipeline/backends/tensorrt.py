@@ -29,6 +29,7 @@ class TensorRt:
     format: ClassVar[str] = "engine"
     accepts: ClassVar[Literal["onnx"]] = "onnx"
     device_package: ClassVar[str] = "tensorrt"
+    symmetric: ClassVar[bool] = True
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         board = next((name for name in NO_INT8 if name in facts.board), "")

@@ -21,6 +21,7 @@ class Tflite:
     format: ClassVar[str] = "tflite"
     accepts: ClassVar[Literal["network"]] = "network"
     device_package: ClassVar[str] = "ai-edge-litert"
+    symmetric: ClassVar[bool] = False
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         if precision is Precision.FP16:

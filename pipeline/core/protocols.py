@@ -64,6 +64,9 @@ class Backend(Protocol):
     device_package: ClassVar[str]
     """What pip installs on a target that lacks the runtime."""
 
+    symmetric: ClassVar[bool]
+    """int8 activations have their zero point in the middle of the grid: the runtime has no other grids."""
+
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         """Asked before anything is trained."""
         ...

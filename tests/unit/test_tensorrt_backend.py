@@ -141,12 +141,42 @@ def test_form_is_symmetric_int8_with_float_weights_and_the_same_function(tmp_pat
     assert np.array_equal(constants[f"{conv.input[1]}/float"], before["w"] * before["w/scale"].reshape(-1, 1, 1, 1))
     assert np.allclose(constants[conv.input[2]], before["b"] * before["b/scale"])
     assert constants["r/scale/symmetric"] == pytest.approx(0.06 * 255 / 127)
-    assert constants["x/scale/symmetric"] == pytest.approx(0.03 * 128 / 127)
+    assert constants["x/scale/symmetric"] == np.float32(0.03), "zero point 128 is int8's 0"
     assert constants["h/scale/symmetric"] == pytest.approx(0.11 * 138 / 127)
     a, b = BACKEND.infer(source, images())["y"], BACKEND.infer(out, images())["y"]
     step = 0.5 * (0.06 + 0.06 * 255 / 127) + 0.5 * (0.11 + 0.11 * 138 / 127) + 0.03  # half a step of each grid, and the inputs' through w
     assert np.abs(a - b).max() < step
     assert np.abs(a - b).mean() < 0.1 * np.abs(a).mean()
+
+
+def test_a_network_quantised_for_tensorrt_arrives_unchanged(tmp_path: Path) -> None:
+    """Grids with their zero point in the middle: the form computes what the fake-quantised network computes, to float32 rounding."""
+    torch = pytest.importorskip("torch", reason="needs torch (extra torch)")
+    from edgec.pipeline.compress.quantise import quantise
+    from edgec.pipeline.core.records import TensorSpec
+    from edgec.pipeline.core.settings import QuantiseSettings
+    from edgec.pipeline.onnx_export import export_quantised
+
+    torch.manual_seed(0)
+    layers = [
+        torch.nn.Conv2d(3, 8, 3),
+        torch.nn.ReLU6(),
+        torch.nn.Conv2d(8, 8, 3),
+        torch.nn.ReLU(),
+        torch.nn.Flatten(),
+        torch.nn.Linear(128, 5),
+    ]
+    net, x = torch.nn.Sequential(*layers).eval(), torch.from_numpy(images(64)["x"])
+    quantised = quantise(net, x[:1], [x], settings=QuantiseSettings(), symmetric=True)
+    assert {site.zero_point for site in quantised.table().sites.values()} == {128}
+    export_quantised(quantised, (TensorSpec(name="x", shape=(None, 3, 8, 8)),), tmp_path / "a.onnx", opset=13, dynamic_batch=True)
+    write_form(tmp_path / "a.onnx", tmp_path / "form.onnx")
+    with torch.no_grad():
+        expected = quantised(x).numpy()
+    seen = next(iter(BACKEND.infer(tmp_path / "form.onnx", {"x": x.numpy()}).values()))
+    step = max(site.scale for site in quantised.table().sites.values())
+    assert np.abs(seen - expected).max() <= step * 1.001, "more than one step: another grid"
+    assert np.mean(np.abs(seen - expected) > 1e-4) < 0.02, "ties are rare"
 
 
 def test_form_of_a_float_network_is_the_network(tmp_path: Path) -> None:
@@ -235,7 +265,7 @@ def test_builder_calls_only_what_the_version_has(version: str, precision: str, t
 @pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("batch", [None, 2])
 def test_runner_calls_only_what_the_version_has(version: str, batch: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An engine that doubles its input, through a libcuda whose memory is the host's: addresses, sizes, shapes and order are right."""
+    """A network that doubles its input, through a libcuda whose memory is the host's: addresses, sizes, shapes and order are right."""
     trt, lib = module(version), FakeCuda()
     monkeypatch.setitem(sys.modules, "tensorrt", trt)
     monkeypatch.setattr(cuda.ctypes, "CDLL", lambda _: lib)
@@ -245,7 +275,9 @@ def test_runner_calls_only_what_the_version_has(version: str, batch: int | None,
             "g",
             [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, 3])],
             [helper.make_tensor_value_info("y", TensorProto.FLOAT, [batch, 3])],
-        )
+        ),
+        opset_imports=[helper.make_opsetid("", 13)],
+        ir_version=8,
     )
     onnx.save(model, tmp_path / "a.onnx")
     tensorrt.build(trt, plan(batch=2), str(tmp_path / "a.onnx"), str(tmp_path / "e.engine"))
