@@ -31,15 +31,23 @@ run: $(VENV)/run.done
 	$(BIN)/edgec deploy --target localhost
 
 # A test that fails is run once more, and the summary names it: real servers, deadlines and kills on a shared machine do miss now and then.
-test: $(VENV)/dev.done $(VENV)-tflite/done system
+test: $(VENV)/dev.done $(VENV)-tflite/done $(VENV)-tensorrt/done system
 	$(BIN)/python -m pytest --reruns 1 -rR
 	$(VENV)-tflite/bin/python -m pytest -p no:anyio tests/unit/test_tflite_backend.py
+	$(VENV)-tensorrt/bin/python -m pytest tests/unit/test_tensorrt_backend.py
 
 # litert-torch holds back other packages' versions: the tests that convert for TFLite have an environment of their own.
 $(VENV)-tflite/done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-tflite
 	$(VENV)-tflite/bin/python -m pip install --quiet --upgrade pip
 	$(VENV)-tflite/bin/python -m pip install --quiet "$(TORCH)" --editable ".[torch,onnxruntime,tflite]" hypothesis pytest pytest-randomly pytest-timeout
+	@touch $@
+
+# A real TensorRT parser and builder, 258 MB, without a GPU; no torch beside it.
+$(VENV)-tensorrt/done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-tensorrt
+	$(VENV)-tensorrt/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-tensorrt/bin/python -m pip install --quiet --editable ".[onnxruntime,tensorrt-rtx]" pytest pytest-randomly pytest-timeout
 	@touch $@
 
 # Debian's parts that tests use: a real OpenSSH server, a real browser. Without root and apt the tests that need them are skipped by name.
@@ -67,4 +75,4 @@ bench-%: $(VENV)/dev.done
 	$(BIN)/python benchmarks/$*.py --form $(FORM)
 
 clean:
-	rm -rf $(VENV) $(VENV)-tflite build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-tflite $(VENV)-tensorrt build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -20,8 +20,9 @@ def checkpoint(work: Work, file: Path, backend: str, precision: Precision, out: 
         ModelError: the weights are of another network.
         ParityFailed: the artifact computes something else; nothing is written.
     """
-    registry.backend(backend)
-    work = replace(work, config=replace(work.config, model=replace(work.config.model, weights=file)))
+    work = replace(
+        work, symmetric=registry.backend(backend).symmetric, config=replace(work.config, model=replace(work.config.model, weights=file))
+    )
     data = stages.open_data(work)
     source = stages.dense_checkpoint(work, data)
     if precision is Precision.INT8:

@@ -1,7 +1,7 @@
 """The whole chain: compress with the device in the loop, lower, ship, verify, activate, measure, gate."""
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,10 +30,11 @@ from edgec.pipeline.core.records import (
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.pipeline.deploy import Golden, activate, golden, stage
 from edgec.pipeline.outlook import summary
-from edgec.pipeline.plan import measures_candidates, refuse_early
+from edgec.pipeline.plan import measures_candidates, precision_of, refuse_early
 from edgec.pipeline.probe import TargetProbe, input_file
 from edgec.pipeline.search import search
 from edgec.pipeline.stats import proportion
+from edgec.pipeline.tensorrt_engine import on_device
 from edgec.pipeline.work import Work
 from edgec.targets.replies import NetworkJob
 from edgec.targets.session import AgentSession, open_session
@@ -63,6 +64,13 @@ class Form:
     exported: Exported | None
     """None where the backend starts from the checkpoint itself."""
     artifact: Artifact
+    engine: Artifact | None = None
+    """Built on the target from `artifact`, where its runtime wants that."""
+
+    @property
+    def deployed(self) -> Artifact:
+        """What the target's runtime loads."""
+        return self.engine or self.artifact
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,11 +105,12 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
     facts, result = compress_for(work, target)
     with open_session(target, events=work.events) as session:
         host = parity_on_host(work, result)
-        staged = stage(work, session, result.final.checkpoint, result.final.artifact, _golden(work, result))
+        result = with_engines(work, session, result)
+        staged = stage(work, session, result.final.checkpoint, result.final.deployed, _golden(work, result))
         subjects, device = accuracy_on(work, session, result)
-        whole = parity.verdict(record_id(result.final.artifact), (*host.comparisons, staged.golden, device))
+        whole = parity.verdict(record_id(result.final.deployed), (*host.comparisons, staged.golden, device))
         parity.require(whole)
-        deployment = activate(work, session, result.final.artifact, staged)
+        deployment = activate(work, session, result.final.deployed, staged)
         measurements = measure(work, target, session, facts, result, subjects)
     verdict = decide(work, result, measurements)
     record = Deploy(
@@ -110,8 +119,8 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
         search=None if result.search is None else work.store.put(result.search),
         compressed=record_id(result.final.checkpoint),
         exported=None if result.final.exported is None else record_id(result.final.exported),
-        artifact=record_id(result.final.artifact),
-        dense_artifact=record_id(result.baseline.artifact),
+        artifact=record_id(result.final.deployed),
+        dense_artifact=record_id(result.baseline.deployed),
         parity=work.store.put(whole),
         deployment=work.store.put(deployment),
         measurements=tuple(work.store.put(m) for m in measurements),
@@ -145,11 +154,12 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     """
     data = stages.open_data(work)
     backend = DEFAULT_BACKEND if target is None else target.backend
+    work.symmetric = registry.backend(backend).symmetric
     if target is not None and facts is not None:
         work.opset = refuse_early(work.config, target, facts).opset or work.opset
     dense = stages.dense_checkpoint(work, data)
     dense_float = form(work, dense, backend, DENSE_FLOAT)
-    quantised = work.config.quantise.enabled
+    quantised = precision_of(work.config) is Precision.INT8
     dense_same = form(work, stages.quantised_checkpoint(work, data, dense, train=False), backend, DENSE) if quantised else dense_float
     found = None
     pruned = dense
@@ -203,6 +213,28 @@ def form(work: Work, checkpoint: Checkpoint, backend: str, label: str) -> Form:
         return Form(label=label, checkpoint=checkpoint, exported=None, artifact=made)
     file = stages.exported(work, checkpoint, label=label)
     return Form(label=label, checkpoint=checkpoint, exported=file, artifact=stages.artifact(work, file, backend, label=label))
+
+
+def with_engines(work: Work, session: AgentSession, result: Compressed) -> Compressed:
+    """The same networks with their engines, where the target's runtime loads what only the target can build.
+
+    Raises:
+        LoweringError: the target's builder refuses a network. RunnerDied: it crashed.
+    """
+    if registry.backend(result.final.artifact.backend).format == result.final.artifact.format:
+        return result
+    fp16 = Precision.FP16 if precision_of(work.config) is Precision.FP16 else None
+    batch = work.config.measure.batch
+    forms = tuple(
+        replace(
+            each,
+            engine=on_device(
+                session, work.store, work.events, each.artifact, precision=None if each.label == DENSE_FLOAT else fp16, batch=batch
+            ),
+        )
+        for each in result.forms
+    )
+    return replace(result, forms=forms)
 
 
 def _not_met(work: Work, found: Search, dense: Checkpoint, run: RecordId) -> ObjectiveNotMet:
@@ -262,7 +294,7 @@ def _golden(work: Work, result: Compressed) -> Golden:
     from edgec.pipeline.compress.train import predict
 
     images, _ = result.data.dataset.arrays(Split.VALIDATION)
-    images, how, artifact = images[:GOLDEN_IMAGES], result.data.spec.preprocess, result.final.artifact
+    images, how, artifact = images[:GOLDEN_IMAGES], result.data.spec.preprocess, result.final.deployed
     logits = predict(stages.network(work, result.final.checkpoint), images, how)
     bounds = parity.tolerance_for(artifact.precision)
     largest = logits.std() * bounds["max_abs_over_std"] if "max_abs_over_std" in bounds else abs(logits).max() * bounds["max_rel"]
@@ -277,15 +309,15 @@ def accuracy_on(work: Work, session: AgentSession, result: Compressed) -> "tuple
     from edgec.pipeline.measure import Subject, accuracy_from, predictions_json
 
     pack, labels = _pack(work, result.data)
-    session.ship({d: work.store.file(d) for d in (pack, *(f.artifact.file for f in result.forms))})
+    session.ship({d: work.store.file(d) for d in (pack, *(f.deployed.file for f in result.forms))})
     subjects: dict[str, Subject] = {}
     final: list[int] = []
     with work.events.stage(f"accuracy on {session.target}"):
         for each in result.forms:
-            classes, _ = session.evaluate(_job(each, pack, work.config.measure.threads), batch=each.artifact.inputs[0].shape[0] or 1)
+            classes, _ = session.evaluate(_job(each, pack, work.config.measure.threads), batch=each.deployed.inputs[0].shape[0] or 1)
             final = final or classes
             subjects[each.label] = Subject(
-                artifact=each.artifact,
+                artifact=each.deployed,
                 accuracy=accuracy_from(classes, labels, Split.TEST),
                 accuracy_reason="",
                 predictions=_kept(work, predictions_json(classes, labels, Split.TEST)),
@@ -320,7 +352,7 @@ def measure(
 
 
 def _job(each: Form, inputs: str, threads: int) -> NetworkJob:
-    artifact = each.artifact
+    artifact = each.deployed
     return NetworkJob(
         label=each.label, file=artifact.file, format=artifact.format, runtime=artifact.backend, inputs=inputs, threads=threads
     )
@@ -348,7 +380,7 @@ def _device_agreement(work: Work, result: Compressed, classes: list[int]) -> Com
     """Classes on the device against classes of the same file on this host, on the test split."""
     host = host_outputs(work, result, result.final.artifact, Split.TEST).argmax(axis=1).tolist()
     agreed = sum(a == b for a, b in zip(host, classes, strict=True))
-    agreement, least = proportion(agreed, len(host)), DEVICE_AGREEMENT[result.final.artifact.precision]
+    agreement, least = proportion(agreed, len(host)), DEVICE_AGREEMENT[result.final.deployed.precision]
     passed = agreement.value is not None and agreement.value >= least
     return Comparison(
         reference="exported",

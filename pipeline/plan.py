@@ -103,6 +103,8 @@ def _network(config: Config, look: Look) -> str:
 def _data(look: Look) -> str:
     counts = ", ".join(f"{n:,} {split}" for split, n in look.data.counts.items())
     return f"{look.data.name}: {counts}; {look.data.classes} classes"
+
+
 def _opset(opset: int | None) -> str:
     return "" if opset is None else f", ONNX opset {opset}"
 

@@ -14,9 +14,10 @@ from edgec.pipeline import objective, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import MeasurementError
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Probed, StoppingRule
+from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Precision, Probed, StoppingRule
 from edgec.pipeline.core.settings import Config, TargetSettings
 from edgec.pipeline.stats import quantile, ratio_of_estimates, ratio_of_medians, refused
+from edgec.pipeline.tensorrt_engine import on_device
 from edgec.pipeline.work import Work
 from edgec.profilers.energy import energy_from
 from edgec.targets.replies import NetworkJob, ProfiledNetwork, ProfileRun
@@ -45,19 +46,17 @@ class TargetProbe:
         backend = registry.backend(self._target.backend)
         with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
             file = Path(folder) / f"candidate.{backend.format}"
-            stages.lower_candidate(self._work, self._data, candidate, backend, file, samples=CALIBRATION_IMAGES)
-            candidate_digest, size = digest_of(file), file.stat().st_size
-            self._session.ship(
-                {
-                    candidate_digest: file,
-                    self._dense.file: self._work.store.file(self._dense.file),
-                    self._inputs: self._work.store.file(self._inputs),
-                }
-            )
+            made = stages.lower_candidate(self._work, self._data, candidate, backend, file, samples=CALIBRATION_IMAGES)
+            dense, candidate_digest, size = self._loaded(self._dense), digest_of(file), file.stat().st_size
+            if made.format != backend.format:
+                self._work.store.adopt(file)
+                candidate_digest = self._loaded(made).file
+                file = self._work.store.file(candidate_digest)
+            self._session.ship({candidate_digest: file, **{each: self._work.store.file(each) for each in (dense.file, self._inputs)}})
         settings = self._work.config.measure
         jobs = [
             NetworkJob(label=label, file=digest, format=backend.format, runtime=backend.name, inputs=self._inputs, threads=settings.threads)
-            for label, digest in (("candidate", candidate_digest), ("dense", self._dense.file))
+            for label, digest in (("candidate", candidate_digest), ("dense", dense.file))
         ]
         meter, rule = (settings.meter, _long(settings.probe)) if self._energy else ("none", settings.probe)
         run = self._session.profile(jobs, rule, meter=meter, idle_s=0.0, seed=self._work.config.seed)
@@ -80,6 +79,15 @@ class TargetProbe:
             size_bytes=size,
             size_ratio=size / self._dense.size_bytes,
         )
+
+    def _loaded(self, artifact: Artifact) -> Artifact:
+        """What the target's runtime loads: the artifact, or the engine that the target builds from it."""
+        if registry.backend(artifact.backend).format == artifact.format:
+            return artifact
+        asked = self._work.config.quantise
+        fp16 = Precision.FP16 if asked.enabled and asked.precision is Precision.FP16 else None
+        work = self._work
+        return on_device(self._session, work.store, work.events, artifact, precision=fp16, batch=work.config.measure.batch)
 
     def _joules(self, run: ProfileRun, network: ProfiledNetwork) -> Estimate:
         """Gross joules per inference, or why they are not known."""

@@ -211,6 +211,7 @@ def quantised_checkpoint(work: Work, data: Data, source: Checkpoint, *, train: b
     inputs = {
         "source": record_id(source),
         "quantise": plain(work.config.quantise),
+        "symmetric": work.symmetric,
         "train": plain(work.config.train) if train else None,
         "data": data.id,
         "seed": work.config.seed,
@@ -247,7 +248,7 @@ def static_quantised(work: Work, data: Data, module: Any, samples: int) -> Any:
 
     images, _ = calibration(data, samples)
     batches = torch.split(torch.from_numpy(images), 128)
-    return quantise(module, batches[0][:1], batches, settings=work.config.quantise)
+    return quantise(module, batches[0][:1], batches, settings=work.config.quantise, symmetric=work.symmetric)
 
 
 def _sqakd(work: Work, data: Data, source: Checkpoint, teacher: Any, student: Any) -> Any:
@@ -332,16 +333,15 @@ def _write_onnx(work: Work, module: Any, out: Path, *, parent: RecordId) -> Expo
     )
 
 
-def lower_candidate(work: Work, data: Data, module: Any, backend: OnnxBackend | NetworkBackend, out: Path, *, samples: int) -> None:
-    """A candidate in the form in which it would be deployed, for measuring its latency: not a record, not cached."""
-    if work.config.quantise.enabled:
+def lower_candidate(work: Work, data: Data, module: Any, backend: OnnxBackend | NetworkBackend, out: Path, *, samples: int) -> Artifact:
+    """A candidate in the form in which it would be deployed, for measuring its latency: not cached."""
+    if work.config.quantise.enabled and work.config.quantise.precision is Precision.INT8:
         module = static_quantised(work, data, module, samples)
     with _temporary("candidate.onnx") as file:
         if backend.accepts == "network":
-            backend.lower(module, _inputs(work), "", out)
-            return
+            return backend.lower(module, _inputs(work), "", out)
         source = _write_onnx(work, module, file, parent="")
-        backend.lower(source, "", file, out)
+        return backend.lower(source, "", file, out)
 
 
 def artifact(work: Work, source: Exported | Checkpoint, backend_name: str, *, label: str) -> Artifact:

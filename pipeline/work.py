@@ -30,6 +30,8 @@ class Work:
     fresh: bool = False
     opset: int = 17
     """Of the ONNX files that are written: lower where the target's runtime reads no newer one."""
+    symmetric: bool = False
+    """The backend's int8 grids have their zero point in the middle (`Backend.symmetric`)."""
     cached: list[str] = field(default_factory=list)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgec.pipeline.core.records import Conditions, Digest
+from edgec.pipeline.core.records import Conditions, Digest, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,3 +100,57 @@ class GoldenCheck:
     n: int
     passed: bool
     runtime_version: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DeviceFingerprint:
+    """Everything that an engine is tied to. Identical boards have equal fingerprints. What is unknown is empty."""
+
+    runtime: str
+    """What would build and run it: tensorrt, tensorrt_rtx, or trtexec where Python has neither."""
+    version: str
+    strongly_typed: bool
+    """The network's own types decide on the arithmetic: there are no precision flags (TensorRT 11, TensorRT-RTX)."""
+    gpu: str
+    compute_capability: str
+    """8.7."""
+    cuda: str
+    """The newest CUDA that the driver serves."""
+    driver: str
+    """Of a discrete GPU's kernel module."""
+    l4t: str
+    """Release of a Jetson's system: R32.7.1."""
+    reason: str
+    """Why there is no GPU's name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineJob:
+    """An engine to build on a target; the network lies there already, by digest."""
+
+    network: Digest
+    precision: str
+    batch: int = 1
+    """Of inputs whose batch is dynamic."""
+    workspace_bytes: int = 1 << 28
+    """Memory that the fastest kernels may use beside the network's own."""
+    capabilities: tuple[str, ...] = ()
+    """TensorRT-RTX only: kinds of GPU to build for (SM86, …); none: the one that is there."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BuiltEngine:
+    """What a builder made."""
+
+    digest: Digest
+    builder: str
+    version: str
+    build_s: float
+    size_bytes: int
+    layers: int | None
+    """Of the network as parsed; None from trtexec."""
+    flags: tuple[str, ...]
+    timing_cache: str
+    """used · new · damaged (the kept one was, and was left aside) · none."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]

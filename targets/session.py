@@ -20,13 +20,25 @@ from pathlib import Path
 from typing import Any, Self
 
 from edgec.pipeline.core import errors
+from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Channel, Events, Transport
 from edgec.pipeline.core.records import Conditions, Digest, StoppingRule, TargetFacts
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.targets import answers, bootstrap
 from edgec.targets.agent import bundle
 from edgec.targets.agent.wire import MARKER, PROTOCOL, encode
-from edgec.targets.replies import GoldenCheck, MeterTrace, NetworkJob, Outputs, ProfiledNetwork, ProfileRun, StagedRelease
+from edgec.targets.replies import (
+    BuiltEngine,
+    DeviceFingerprint,
+    EngineJob,
+    GoldenCheck,
+    MeterTrace,
+    NetworkJob,
+    Outputs,
+    ProfiledNetwork,
+    ProfileRun,
+    StagedRelease,
+)
 
 BEAT_S = 20.0
 """The agent ends itself after 120 s without a word: a cut link must not hold the target's lock."""
@@ -46,6 +58,8 @@ FAULTS: dict[str, tuple[type[errors.EdgecError], str]] = {
     "ProtocolViolation": (errors.ProtocolViolation, ""),
     "ModelError": (errors.ModelError, "check the file, its inputs, and the runtime's version on the target"),
     "ToolchainMissing": (errors.ToolchainMissing, "install it for that interpreter, or name another one as `python` of the target"),
+    "LoweringError": (errors.LoweringError, "the layer and the remedy are in the message; see the log in the context"),
+    "DeadlineExceeded": (errors.DeadlineExceeded, "allow more time, or a smaller network"),
     "MeasurementError": (errors.MeasurementError, ""),
     "TargetError": (errors.TargetError, ""),
     "AgentError": (errors.AgentError, ""),
@@ -387,6 +401,38 @@ class AgentSession:
             except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
                 raise errors.ProtocolViolation(f"the outputs from {self.target} are no arrays", context={"target": self.target}) from error
         return Outputs(arrays=arrays, runtime_version=self._field(str, said, "version"))
+
+    def fingerprint(self) -> DeviceFingerprint:
+        """What an engine built there would be tied to.
+
+        Raises:
+            ToolchainMissing: the target has no TensorRT.
+        """
+        said = self._call("fingerprint", patience_s=self._settings.request_timeout_s, more_s=MARGIN_S)
+        return answers.record(DeviceFingerprint, said, self.target)
+
+    def build(self, job: EngineJob, device: str, *, timeout_s: float = 1800.0) -> BuiltEngine:
+        """Build an engine there, of a network that lies there; it lies there too then, under its digest.
+
+        `device` names the timing cache that this device keeps for its builds.
+
+        Raises:
+            LoweringError: TensorRT refuses the network (layer and remedy in the message) or finds no engine.
+            RunnerDied: the builder crashed, was killed for memory or did not finish in `timeout_s`.
+        """
+        self.lock()
+        said = self._call("build", job=asdict(job), device=device, timeout_s=timeout_s, more_s=timeout_s + MARGIN_S)
+        return answers.record(BuiltEngine, said, self.target)
+
+    def fetch(self, digest: Digest, out: Path) -> None:
+        """Copy a file of that digest from the target.
+
+        Raises:
+            DigestMismatch: what came is something else.
+        """
+        self._transport.get(f"{self.folder}/objects/{digest}", out)
+        if digest_of(out) != digest:
+            raise errors.DigestMismatch(f"file {digest[:16]} arrived damaged from {self.target}", context={"target": self.target})
 
     def remove(self) -> None:
         """Delete edgec's folder on the target, releases and all. The session is over then."""

@@ -31,6 +31,7 @@ class OnnxRuntime:
     channel_multiple: ClassVar[int] = 4
     """MLAS takes its blocked layout (NCHWc) only for convolutions whose inputs, above one block, are a multiple of 4; outputs are padded to
     blocks of 8 (AVX2) or 16 (AVX-512) channels, so there a multiple of these fills better still (onnxruntime/core/mlas, snchwc.cpp)."""
+    symmetric: ClassVar[bool] = False
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         if precision is Precision.FP16:

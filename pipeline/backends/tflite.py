@@ -24,6 +24,7 @@ class Tflite:
     channel_multiple: ClassVar[int] = 8
     """XNNPACK's int8 and float matrix kernels compute output channels in tiles of 8 or 16 on ARM and x86 (NR in its kernels' names); a
     started tile costs what a full one does."""
+    symmetric: ClassVar[bool] = False
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         if precision is Precision.FP16:

@@ -37,6 +37,15 @@ def limits(bits: int, *, signed: bool) -> tuple[int, int]:
     return (1 - 2 ** (bits - 1), 2 ** (bits - 1) - 1) if signed else (0, 2**bits - 1)
 
 
+def centred(scale: float, zero_point: int, bits: int) -> tuple[float, int]:
+    """Scale and zero point of the grid over the same range whose zero point is in the middle: as signed integers it is 0.
+
+    A range on one side of 0 (behind a ReLU) keeps half of its steps.
+    """
+    middle = 2 ** (bits - 1)
+    return max(zero_point, 2 * middle - 1 - zero_point) * scale / (middle - 1), middle
+
+
 def quantise(x: Tensor, scale: Tensor, zero_point: int, bounds: tuple[int, int]) -> Tensor:
     """Integers (in x's float type) on the grid; `scale` broadcasts against x."""
     return torch.clamp(torch.round(x / scale) + zero_point, bounds[0], bounds[1])

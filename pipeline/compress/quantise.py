@@ -14,7 +14,7 @@ from torch import Tensor, fx, nn
 from torch.func import functional_call
 
 from edgec.models.narrow import narrow
-from edgec.pipeline.compress.fake_quant import SMALLEST_SCALE, channelwise, fake_quantise, limits, weight_scales
+from edgec.pipeline.compress.fake_quant import SMALLEST_SCALE, centred, channelwise, fake_quantise, limits, weight_scales
 from edgec.pipeline.compress.folding import fold
 from edgec.pipeline.compress.ranges import Batch, activation_grids, inputs_from
 from edgec.pipeline.compress.scale_table import ScaleTable, SiteScale, WeightScale
@@ -28,7 +28,13 @@ BIAS_LIMIT = 2**30
 
 
 def quantise(
-    module: nn.Module, example_input: Batch, calibration_batches: Sequence[Batch], *, settings: QuantiseSettings, bits: int = 8
+    module: nn.Module,
+    example_input: Batch,
+    calibration_batches: Sequence[Batch],
+    *,
+    settings: QuantiseSettings,
+    bits: int = 8,
+    symmetric: bool = False,
 ) -> "QuantNet":
     """Static quantisation. The result is in evaluation mode on the CPU; `module` is not touched.
 
@@ -36,6 +42,7 @@ def quantise(
         example_input: one input (or one for each input) with its batch dimension; only its shape matters.
         calibration_batches: preprocessed images; batches are taken until `settings.samples` images are reached.
         bits: 8 for deployment; fewer is simulation only.
+        symmetric: activation grids have their zero point in the middle, for a runtime that has no others (TensorRT).
 
     Raises:
         ModelError: the network cannot be traced, does not run on the example, or has activations that are not finite.
@@ -47,6 +54,8 @@ def quantise(
     example = tuple(x.cpu() for x in inputs_from(example_input))
     places = sites(folded, example)
     grids = activation_grids(folded, tuple(places), _first_images(calibration_batches, settings.samples), bits)
+    if symmetric:
+        grids = {name: centred(*grid, bits) for name, grid in grids.items()}
     layers = quantised_layers(folded, {node: site for site, nodes in places.items() for node in nodes})
     table = ScaleTable(
         sites={s: SiteScale(scale=grids[s][0], zero_point=grids[s][1], nodes=nodes, bits=bits) for s, nodes in places.items()},

@@ -66,6 +66,9 @@ class Backend(Protocol):
     channel_multiple: ClassVar[int]
     """Widths that are multiples of this fill the runtime's kernels; pruning rounds to it unless [prune] round_to says otherwise."""
 
+    symmetric: ClassVar[bool]
+    """int8 activations have their zero point in the middle of the grid: the runtime has no other grids."""
+
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         """Asked before anything is trained."""
         ...

@@ -10,7 +10,13 @@ import os
 import zipfile
 from typing import Dict, Tuple
 
-PACKAGES = ("edgec.targets.agent", "edgec.targets.agent.runners", "edgec.targets.boards", "edgec.profilers.meters")
+PACKAGES = (
+    "edgec.targets.agent",
+    "edgec.targets.agent.builders",
+    "edgec.targets.agent.runners",
+    "edgec.targets.boards",
+    "edgec.profilers.meters",
+)
 HOST_ONLY = ("edgec/targets/agent/bundle.py",)
 MAIN = b"""import sys
 

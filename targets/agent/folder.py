@@ -6,6 +6,7 @@ lock                     held with flock by the agent in charge; its owner as JS
 objects/<sha256>         files by content
 incoming/<sha256>.part   uploads under way
 outgoing/                results to be fetched
+timings/<device>         what engine builders measured here, to build faster the next time
 apps/<app>/              releases/<release>/, the link `current`, history.json
 """
 
@@ -111,7 +112,7 @@ class Folder:
             return
         if not os.path.exists(self.at(MARKER_FILE)):
             write_whole(self.at(MARKER_FILE), b"This folder belongs to edgec, which may remove it.\n")
-        for part in ("objects", "incoming", "outgoing", "apps"):
+        for part in ("objects", "incoming", "outgoing", "apps", "timings"):
             os.makedirs(self.at(part), exist_ok=True)
         for part in ("incoming", "outgoing"):
             for name in os.listdir(self.at(part)):

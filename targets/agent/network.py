@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any, BinaryIO, Callable, Dict, List, Optional
 
+from edgec.targets.agent import engine
 from edgec.targets.agent.clock import monotonic_ns, perf_counter_ns
 from edgec.targets.agent.identity import modules_in
 from edgec.targets.agent.wire import Failure, Fields, Lines, decode, encode
@@ -337,6 +338,7 @@ def main(requests: BinaryIO, replies: BinaryIO) -> int:
     operations: Dict[str, Callable[[Fields], Dict[str, Any]]] = {
         name: getattr(network, name) for name in ("open", "feed", "block", "memory", "infer", "evaluate", "golden")
     }
+    operations.update(build=engine.build, fingerprint=lambda _: engine.fingerprint())
     for data in iter(lambda: os.read(requests.fileno(), 65536), b""):
         for line in lines.feed(data):
             request = decode(line)

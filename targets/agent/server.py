@@ -237,6 +237,28 @@ def op_infer(server: Server, fields: Fields, event: Event) -> Answer:
     return {"path": target, "name": name, "version": answer["version"], "digest": digest_of(target), "size": os.path.getsize(target)}
 
 
+def op_fingerprint(server: Server, fields: Fields, _event: Event) -> Answer:
+    """What an engine built here would be tied to."""
+    with Child(server.children, fields.number("patience_s", 60.0, low=0.1)) as child:
+        return child.call("fingerprint", {})
+
+
+def op_build(server: Server, fields: Fields, _event: Event) -> Answer:
+    """An engine from a network that is here; it becomes an object. A crash of the builder is an answer."""
+    server.folder.need_lock()
+    job, timeout_s = fields.object("job"), fields.number("timeout_s", 1800.0, low=1.0, high=86400.0)
+    target = server.folder.at("outgoing", "%d-%d.engine" % (os.getpid(), fields.whole("id")))
+    request = {
+        "network": server.objects.path(checked_digest(job.get("network"))),
+        "engine": target,
+        "timings": server.folder.at("timings", checked_name(fields.text("device"), "device")),
+        "timeout_s": timeout_s,
+    }
+    with Child(server.children, timeout_s + 5.0) as child:
+        built = child.call("build", dict(job, **request))
+    return dict(built, digest=server.objects.adopt(target))
+
+
 def op_forget(server: Server, fields: Fields, _event: Event) -> Answer:
     """A result has been fetched."""
     server.folder.need_lock()
