@@ -37,6 +37,8 @@ class Precision(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT4 = "int4"
+    """4-bit weights, float activations."""
 
 
 class Split(StrEnum):
