@@ -30,7 +30,7 @@ def simplified(model: ModelProto) -> ModelProto:
     Raises:
         ToolchainMissing: without onnxslim. LoweringError: it fails on this graph, or brings operators of another domain.
     """
-    with _needs("onnxslim", 'pip install "edgec[torch]"'):
+    with needs("onnxslim", 'pip install "edgec[torch]"'):
         import onnxslim
     before = {node.domain for node in model.graph.node}
     copy = ModelProto()
@@ -40,7 +40,7 @@ def simplified(model: ModelProto) -> ModelProto:
             slim: ModelProto = onnxslim.slim(copy, skip_optimizations=["weight_tying"])  # equal parameters stay apart, to be counted
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError, AttributeError, onnx.checker.ValidationError) as error:
         raise LoweringError(
-            f"onnxslim fails on this graph: {_first_line(error)}", hint="report the network to us; export it anew"
+            f"onnxslim fails on this graph: {first_line(error)}", hint="report the network to us; export it anew"
         ) from error
     brought = {node.domain for node in slim.graph.node} - before
     if brought:
@@ -62,7 +62,7 @@ def stamped(model: ModelProto, *, opset: int, ir: int) -> ModelProto:
             model = onnx.version_converter.convert_version(model, opset)
         except (RuntimeError, ValueError) as error:
             raise LoweringError(
-                f"opset {present} cannot be written as opset {opset}: {_first_line(error)}{_newer_than(model, opset)}",
+                f"opset {present} cannot be written as opset {opset}: {first_line(error)}{_newer_than(model, opset)}",
                 hint="export the network at that opset, or replace the operator",
                 context={"opset": present, "asked": opset},
             ) from error
@@ -85,12 +85,12 @@ def half(model: ModelProto) -> ModelProto:
     over = [name for name, value in largest if value > float(np.finfo(np.float16).max)]
     if over:
         raise LoweringError(f"weight {over[0]} is beyond float16 (65504)", hint="use fp32 or int8", context={"weights": over})
-    with _needs("onnxruntime", 'pip install "edgec[onnxruntime]"'):
+    with needs("onnxruntime", 'pip install "edgec[onnxruntime]"'):
         from onnxruntime.quantization.onnx_model import ONNXModel
         from onnxruntime.transformers.float16 import convert_float_to_float16
     copy = ModelProto()
     copy.CopyFrom(model)
-    with _quiet():
+    with quiet():
         sortable = ONNXModel(convert_float_to_float16(copy, keep_io_types=True))  # it appends the casts of inputs
         sortable.topological_sort()
     made: ModelProto = sortable.model
@@ -108,7 +108,7 @@ def four_bit(model: ModelProto) -> ModelProto:
         LoweringError: less than half of the parameters are in such matrices.
         ToolchainMissing: without onnxruntime or onnx-ir.
     """
-    with _quiet(), _needs("onnx-ir or onnxruntime", 'pip install "edgec[onnxruntime]"'):
+    with quiet(), needs("onnx-ir or onnxruntime", 'pip install "edgec[onnxruntime]"'):
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
         from onnxruntime.quantization.onnx_model import ONNXModel
     copy = ModelProto()
@@ -125,7 +125,7 @@ def four_bit(model: ModelProto) -> ModelProto:
             hint="use int8",
             context={"reached": reached, "parameters": total},
         )
-    with _quiet():
+    with quiet():
         quantiser = MatMulNBitsQuantizer(copy, bits=4, block_size=BLOCK, is_symmetric=True, accuracy_level=4)
         quantiser.process()
     made: ModelProto = quantiser.model.model
@@ -171,14 +171,15 @@ def _newer_than(model: ModelProto, opset: int) -> str:
     return ""
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what a library says, without the place in its own source."""
     lines = [line for line in str(error).strip().splitlines() if line.strip()]
     return re.sub(r"^\S+\.(h|cc|cpp|py):\d+:?\s*(\w+:\s*)?", "", lines[0]) if lines else type(error).__name__
 
 
 @contextmanager
-def _needs(name: str, install: str) -> Iterator[None]:
+def needs(name: str, install: str) -> Iterator[None]:
+    """Imports within: one that fails is said with the line that installs it."""
     try:
         yield
     except ImportError as error:
@@ -186,7 +187,7 @@ def _needs(name: str, install: str) -> Iterator[None]:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """onnxruntime's Python tools print and log what they do, and one sets up the root logger when it is imported."""
     root = logging.getLogger()
     handlers, level, disabled = list(root.handlers), root.level, root.manager.disable
