@@ -81,32 +81,36 @@ def of_network(network: Any, file: Path, inputs: Mapping[str, np.ndarray], toler
     Raises:
         LoweringError: the file cannot be run.
     """
-    reference, names = _network_values(network, tuple(inputs.values()))
-    if file.suffix == ".tflite":
-        subject = tflite_values(file, inputs, reference, tolerance)
-    else:
-        subject = onnx_values(file, inputs)
+    reference, names = _network_values(network, tuple(inputs.values()), fused=file.suffix == ".tflite")
+    subject = tflite_values(file, inputs, reference, tolerance) if file.suffix == ".tflite" else onnx_values(file, inputs)
     found = first(reference, subject, tolerance)
     if found is None:
         return None
     return replace(found, layer=names[found.layer], agrees_up_to=names.get(found.agrees_up_to, ""))
 
 
-def _network_values(network: Any, inputs: tuple[np.ndarray, ...]) -> tuple[dict[str, np.ndarray], dict[str, str]]:
-    """Value of each node as it has in a lowered file (a layer's name for float networks, the node's for quantised ones, where only values
-    on a grid are kept), and the layer of each key."""
+def _network_values(network: Any, inputs: tuple[np.ndarray, ...], *, fused: bool) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Value of each node by the name that it has in a lowered file (the layer's for float networks, the node's for quantised ones, where
+    only values on a grid are kept), and the layer of each key.
+
+    Args:
+        fused: leave out values that an activation behind takes in.
+    """
     import torch
     from torch import fx
 
     from edgec.pipeline.compress.folding import fold
     from edgec.pipeline.compress.quantise import QuantNet, Run
+    from edgec.pipeline.compress.sites import is_absorbed
 
+    folded = network.folded if isinstance(network, QuantNet) else fold(network)
     seen: dict[str, np.ndarray] = {}
     names: dict[str, str] = {}
     quantised = isinstance(network, QuantNet)
 
     def keep(node: "fx.Node", value: Any) -> Any:
-        if isinstance(value, torch.Tensor) and node.op not in ("placeholder", "get_attr", "output"):
+        hidden = node.op in ("placeholder", "get_attr", "output") or (fused and is_absorbed(folded, node))
+        if isinstance(value, torch.Tensor) and not hidden:
             layer = str(node.target) if node.op == "call_module" else node.name
             key = node.name if quantised else layer
             seen[key], names[key] = value.detach().numpy(), layer
@@ -122,7 +126,7 @@ def _network_values(network: Any, inputs: tuple[np.ndarray, ...]) -> tuple[dict[
             return keep(n, value) if n.name in self.net.site_of else value
 
     with torch.no_grad():
-        recorder = QuantRecorder(network) if isinstance(network, QuantNet) else Recorder(fold(network))
+        recorder = QuantRecorder(network) if isinstance(network, QuantNet) else Recorder(folded)
         recorder.run(*(torch.from_numpy(array) for array in inputs))
     return seen, names
 

@@ -222,7 +222,7 @@ def _layers_with(folded: fx.GraphModule, examples: tuple[Tensor, ...], said: str
         return []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        graph = torch.jit.trace(folded, examples, check_trace=False).inlined_graph
+        graph = torch.jit.trace(folded, examples, check_trace=False).inlined_graph  # type: ignore[no-untyped-call]
     return sorted({_place(folded, node.scopeName(), node.sourceRange()) for node in graph.nodes() if node.kind() == named[1]})
 
 

@@ -86,16 +86,26 @@ def half(model: ModelProto) -> ModelProto:
     if over:
         raise LoweringError(f"weight {over[0]} is beyond float16 (65504)", hint="use fp32 or int8", context={"weights": over})
     with needs("onnxruntime", 'pip install "edgec[onnxruntime]"'):
-        from onnxruntime.quantization.onnx_model import ONNXModel
         from onnxruntime.transformers.float16 import convert_float_to_float16
     copy = ModelProto()
     copy.CopyFrom(model)
     with quiet():
-        sortable = ONNXModel(convert_float_to_float16(copy, keep_io_types=True))  # it appends the casts of inputs
-        sortable.topological_sort()
-    made: ModelProto = sortable.model
+        made = in_order(convert_float_to_float16(copy, keep_io_types=True))  # it appends the casts of inputs
     del made.graph.value_info[:]
     return made
+
+
+def in_order(model: ModelProto) -> ModelProto:
+    """Nodes in the order of their data, those of subgraphs (If, Loop) too, as ONNX asks for and onnxruntime's Python tools do not give.
+
+    Raises:
+        ToolchainMissing: without onnx-ir.
+    """
+    with needs("onnx-ir", 'pip install "edgec[onnxruntime]"'):
+        import onnx_ir
+    wrapped = onnx_ir.from_proto(model)
+    wrapped.graph.sort()
+    return onnx_ir.to_proto(wrapped)
 
 
 def four_bit(model: ModelProto) -> ModelProto:
@@ -106,7 +116,7 @@ def four_bit(model: ModelProto) -> ModelProto:
 
     Raises:
         LoweringError: less than half of the parameters are in such matrices.
-        ToolchainMissing: without onnxruntime or onnx-ir.
+        ToolchainMissing: without onnxruntime.
     """
     with quiet(), needs("onnx-ir or onnxruntime", 'pip install "edgec[onnxruntime]"'):
         from onnxruntime.quantization.matmul_nbits_quantizer import MatMulNBitsQuantizer
@@ -119,7 +129,7 @@ def four_bit(model: ModelProto) -> ModelProto:
     matrices = {n.input[1] for n in copy.graph.node if n.op_type == "MatMul" and n.input[1] in weights}
     reached = sum(int(np.prod(weights[name].dims)) for name in matrices if len(weights[name].dims) == 2)
     total = sum(int(np.prod(i.dims)) for i in _float_weights(copy))
-    if reached < LEAST_SHARE * total:
+    if not reached or reached < LEAST_SHARE * total:
         raise LoweringError(
             f"int4 exists for the matrices of linear layers only: they hold {reached / max(total, 1):.0%} of this network's parameters",
             hint="use int8",

@@ -28,15 +28,13 @@ def session(model: Path | bytes, *, threads: int = 1, optimise: bool = True, opt
     runtime = package("onnxruntime")
     options = runtime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors: its warnings (also about saving an optimised graph) go to stderr past every logger
+    options.log_severity_level = 4  # it logs to stderr past every logger; what goes wrong is in its exceptions
     if not optimise:
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
     if optimised is not None:
         options.optimized_model_filepath = str(optimised)
     with refusals(model.name if isinstance(model, Path) else "the network"):
-        return runtime.InferenceSession(
-            str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"]
-        )
+        return runtime.InferenceSession(str(model) if isinstance(model, Path) else model, options, providers=["CPUExecutionProvider"])
 
 
 def run(model: Path | bytes, feeds: Sequence[Mapping[str, Any]], *, threads: int = 1, optimise: bool = True) -> list[dict[str, np.ndarray]]:
@@ -70,7 +68,9 @@ def refusals(what: str) -> Iterator[None]:
 
 def _hint(said: str) -> str:
     if "opset" in said.lower() or "IR version" in said:
-        return "the file is newer than this onnxruntime: export it at an older opset (edgec convert --opset), or install a newer onnxruntime"
+        return (
+            "the file is newer than this onnxruntime: export it at an older opset (edgec convert --opset), or install a newer onnxruntime"
+        )
     if "No Op registered" in said or "NOT_IMPLEMENTED" in said or "not a registered function/op" in said:
         return "onnxruntime has no such operator: replace it in the network, or export without custom operators"
     return "see the names, shapes and types of its inputs"

@@ -22,7 +22,6 @@ from edgec.pipeline.qdq import Form
 BATCH = 32
 """Rows that are fed at a time where the batch is dynamic."""
 
-WEIGHTED = ("Conv", "ConvTranspose", "Gemm", "MatMul", "LSTM", "GRU")
 STATIC = ("Conv", "Gemm", "MatMul")
 DYNAMIC = ("MatMul", "Gemm", "LSTM")
 
@@ -64,7 +63,7 @@ def feeds_from(info: FileInfo, arrays: Mapping[str, np.ndarray]) -> list[Mapping
         if str(array.dtype) != spec.dtype:
             raise ConfigError(f"the input {spec.name!r} is {spec.dtype}, its calibration array {array.dtype}")
         if array.ndim == len(spec.shape) + 1:
-            made = list(array)
+            made = [np.asarray(each) for each in array]
         elif array.ndim == len(spec.shape) and array.ndim:
             rows = spec.shape[0] or min(BATCH, max(1, len(array) // 2))
             made = [array[i : i + rows] for i in range(0, len(array) - rows + 1, rows)]
@@ -102,6 +101,7 @@ def quantised(source: Path, feeds: Feeds, out: Path, *, form: Form, labels: np.n
         draft = out.with_suffix(f".{method}.onnx")
         try:
             _quantise(prepared, given, draft, method, form)
+            onnx.save(onnx_graph.in_order(onnx.load(draft)), draft)
             scores[method] = _score(reference, run_all(draft, deciding), chosen)
         except LoweringError as error:
             failures.append(f"{method}: {error.what}")
@@ -136,7 +136,14 @@ def _methods(model: onnx.ModelProto) -> tuple[Method, ...]:
 
 def _quantise(source: Path, feeds: Feeds, out: Path, method: Method, form: Form) -> None:
     with onnx_graph.needs("onnxruntime", 'pip install "edgec[onnxruntime]"'):
-        from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, QuantFormat, QuantType, quantize_dynamic, quantize_static
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_dynamic,
+            quantize_static,
+        )
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]  # the package has no types
         def __init__(self) -> None:
@@ -147,7 +154,6 @@ def _quantise(source: Path, feeds: Feeds, out: Path, method: Method, form: Form)
 
     types = {Form.U8S8: (QuantType.QUInt8, QuantType.QInt8), Form.U8U8: (QuantType.QUInt8, QuantType.QUInt8)}
     activation, weight = types.get(form, (QuantType.QInt8, QuantType.QInt8))
-    strict = {"ActivationSymmetric": True, "QuantizeBias": False, "AddQDQPairToWeight": True} if form is Form.TENSORRT else {}
     how = {
         Method.MINMAX: CalibrationMethod.MinMax,
         Method.PERCENTILE: CalibrationMethod.Percentile,
@@ -167,7 +173,6 @@ def _quantise(source: Path, feeds: Feeds, out: Path, method: Method, form: Form)
                     activation_type=activation,
                     weight_type=weight,
                     calibrate_method=how[method],
-                    extra_options=strict,
                 )
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise LoweringError(f"onnxruntime's quantiser fails: {onnx_graph.first_line(error)}", hint="use fp32") from error

@@ -4,7 +4,7 @@ One table, several forms (`Form`), because every runtime is fast with another. T
 offset of 128, so that the scales arrive unchanged and the function is the same. There: activations affine, weights as integer initialisers
 per channel, biases int32 with scale input scale x weight scale. onnxruntime turns DQ(x), DQ(w), DQ(b) -> Conv (-> Relu) -> Q into one
 QLinearConv; with a float bias, or without the quantiser behind the activation, it leaves the convolution in float (measured 1.32: 2-4
-times slower). TensorRT takes int8 with zero point 0 only, wants the weight's quantiser in the graph, and a float bias.
+times slower).
 """
 
 import copy
@@ -31,8 +31,6 @@ class Form(StrEnum):
     """uint8 both: x86 without VNNI, whose VPMADDUBSW saturates sums of u8 x s8 products at 16 bits."""
     S8S8 = "s8s8"
     """int8 both: Arm."""
-    TENSORRT = "tensorrt"
-    """int8 with zero point 0. A grid [low, high] becomes [-m, m] with m = max(-low, high): half the levels after a ReLU."""
 
 
 def form_for(machine: str, cpu_flags: Collection[str] = ()) -> Form:
@@ -60,9 +58,6 @@ class Grid:
 
     def written(self, form: Form) -> tuple[np.ndarray, np.ndarray]:
         """Scale and zero point as constants of the graph: float32 and the form's integer type, without dimensions."""
-        if form is Form.TENSORRT:
-            largest = max(self.zero_point, 255 - self.zero_point) * self.scale
-            return np.array(largest / 127, np.float32), np.array(0, np.int8)
         if form is Form.S8S8:
             return np.array(self.scale, np.float32), np.array(self.zero_point - 128, np.int8)
         return np.array(self.scale, np.float32), np.array(self.zero_point, np.uint8)
@@ -91,11 +86,7 @@ def insert(model: ModelProto, activations: Mapping[str, Grid], weights: Mapping[
             if node.input[0] not in activations:
                 raise LoweringError(f"layer {node.name} reads {node.input[0]}, which has no grid")
             scales = np.asarray(weights[node.input[1]], np.float32)
-            _require_output_channels_first(node)
-            if form is Form.TENSORRT:
-                layers += _weight_pair(graph, node, scales)
-            else:
-                layers += _layer(graph, node, initialisers, activations[node.input[0]], scales, form)
+            layers += _layer(graph, node, initialisers, activations[node.input[0]], scales, form)
     pairs = {name: _pair(graph, name, grid, form) for name, grid in activations.items()}
     _rewire(graph, activations)
     ordered = [*layers, *(p for i in graph.input for p in pairs.get(i.name, ()))]
@@ -122,23 +113,11 @@ def _pair(graph: onnx.GraphProto, name: str, grid: Grid, form: Form) -> tuple[No
     )
 
 
-def _weight_pair(graph: onnx.GraphProto, node: NodeProto, scales: np.ndarray) -> list[NodeProto]:
-    """Q and DQ behind a float weight, which the layer then reads; the bias stays."""
-    name = node.input[1]
-    constants = [f"{name}/scale", f"{name}/zero_point"]
-    arrays = (scales, np.zeros(len(scales), np.int8))
-    graph.initializer.extend(numpy_helper.from_array(array, part) for array, part in zip(arrays, constants, strict=True))
-    node.input[1] = f"{name}/dq"
-    return [
-        helper.make_node("QuantizeLinear", [name, *constants], [f"{name}/q"], name=f"{name}/quantize", axis=0),
-        helper.make_node("DequantizeLinear", [f"{name}/q", *constants], [f"{name}/dq"], name=f"{name}/dequantize", axis=0),
-    ]
-
-
 def _layer(
     graph: onnx.GraphProto, node: NodeProto, initialisers: Mapping[str, TensorProto], source: Grid, scales: np.ndarray, form: Form
 ) -> list[NodeProto]:
     """Integer initialisers and their DQ nodes for one Conv or Gemm, which then reads those."""
+    _require_output_channels_first(node)
     weight = numpy_helper.to_array(initialisers[node.input[1]])
     if len(scales) != len(weight):
         raise LoweringError(f"layer {node.name} has {len(weight)} output channels and {len(scales)} scales")

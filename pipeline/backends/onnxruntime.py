@@ -13,7 +13,8 @@ from typing import Any, ClassVar, Literal
 from edgec.pipeline.core.errors import LoweringError, ModelError
 from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.protocols import FileInfo, OnnxBackend, Support
-from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, TargetFacts
+from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, Scalar, TargetFacts
+
 
 class OnnxRuntime:
     """See `protocols.OnnxBackend`."""
@@ -70,8 +71,17 @@ class OnnxRuntime:
             size_bytes=len(data),
             inputs=info.inputs,
             outputs=info.outputs,
-            lineage=Lineage(stage="lower", parameters={"backend": self.name}, tools={"onnx": metadata.version("onnx")}),
+            lineage=Lineage(stage="lower", parameters=self._told(out, exported.precision), tools={"onnx": metadata.version("onnx")}),
         )
+
+    def _told(self, file: Path, precision: Precision) -> dict[str, Scalar]:
+        """What a reader of the record should know: Transposes in the file; for int8 the nodes that stay in float."""
+        import onnx
+
+        from edgec.pipeline.onnx_graph import transposes
+
+        told: dict[str, Scalar] = {"backend": self.name, "transposes": transposes(onnx.load(file))}
+        return told | ({"islands": ", ".join(islands(file))} if precision is Precision.INT8 else {})
 
     def infer(self, file: Path, inputs: Mapping[str, Any], *, threads: int = 1) -> dict[str, Any]:
         """Outputs by name.
