@@ -49,7 +49,7 @@ DENSE = "dense"
 DENSE_FLOAT = "dense fp32"
 
 GOLDEN_IMAGES = 32
-DEVICE_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.995}
+DEVICE_AGREEMENT = {Precision.FP32: 0.999, Precision.FP16: 0.995, Precision.INT8: 0.995, Precision.INT4: 0.995}
 """Least share of the test split on which the device gives the host's class for the same file."""
 DEFAULT_BACKEND = "onnxruntime"
 """Where no target is named."""

@@ -13,13 +13,15 @@ from edgec.pipeline.core.protocols import FileInfo
 from edgec.pipeline.core.records import Precision, TensorSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
+    from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 LARGEST_INPUT = 4e9
 """Bytes that a random input may take while it is made."""
 
-QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear"}
+QUANTISED = {"QuantizeLinear", "DequantizeLinear", "ConvInteger", "MatMulInteger", "DynamicQuantizeLinear", "DynamicQuantizeLSTM"}
 STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+OF_ONNXRUNTIME = {"MatMulNBits", "DynamicQuantizeLSTM", "DynamicQuantizeMatMul", "MatMulIntegerToFloat"}
+"""Operators of com.microsoft that its quantisers write, and that are no custom operators there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +45,7 @@ class OnnxInfo:
     custom_ops: tuple[str, ...]
     """domain::operator of operators that are not ONNX's own; a runtime may lack them."""
     precision: Precision
-    """int8 with quantised operators, fp16 where every floating weight is float16, else fp32."""
+    """int8 with quantised operators, int4 with 4-bit ones, fp16 where every floating weight is float16, else fp32."""
 
 
 def inspect(path: Path) -> OnnxInfo:
@@ -70,9 +72,13 @@ def inspect(path: Path) -> OnnxInfo:
         parameters=sum(math.prod(i.dims) for i in graph.initializer if i.dims),
         size_bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in external),
         external_data=external,
-        custom_ops=tuple(sorted({f"{n.domain}::{n.op_type}" for n in graph.node if n.domain not in STANDARD_DOMAINS})),
+        custom_ops=tuple(sorted({f"{n.domain}::{n.op_type}" for n in graph.node if _is_custom(n)})),
         precision=_precision(model),
     )
+
+
+def _is_custom(node: "NodeProto") -> bool:
+    return node.domain not in STANDARD_DOMAINS and not (node.domain == "com.microsoft" and node.op_type in OF_ONNXRUNTIME)
 
 
 def _precision(model: "ModelProto") -> Precision:
@@ -80,6 +86,8 @@ def _precision(model: "ModelProto") -> Precision:
 
     if any(n.op_type in QUANTISED or n.op_type.startswith("QLinear") for n in model.graph.node):
         return Precision.INT8
+    if any(n.op_type == "MatMulNBits" for n in model.graph.node):
+        return Precision.INT4
     floats = {i.data_type for i in model.graph.initializer} & {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
     return Precision.FP16 if floats == {TensorProto.FLOAT16} else Precision.FP32
 

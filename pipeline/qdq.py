@@ -1,14 +1,16 @@
 """Quantises a float ONNX graph by a table: writes QuantizeLinear and DequantizeLinear nodes ourselves.
 
-One form here, for ONNX Runtime on CPUs: activations uint8 affine, weights as int8 initialisers per channel, biases int32 with scale
-input scale x weight scale. onnxruntime turns DQ(x), DQ(w), DQ(b) -> Conv (-> Relu) -> Q into one QLinearConv; with a float bias, or
-without the quantiser behind the activation, it leaves the convolution in float (measured 1.32: 2-4 times slower).
-TensorRT wants another form (int8 symmetric activations, float bias); it can be written from the same table.
+One table, several forms (`Form`), because every runtime is fast with another. The three for ONNX Runtime hold the same integers up to an
+offset of 128, so that the scales arrive unchanged and the function is the same. There: activations affine, weights as integer initialisers
+per channel, biases int32 with scale input scale x weight scale. onnxruntime turns DQ(x), DQ(w), DQ(b) -> Conv (-> Relu) -> Q into one
+QLinearConv; with a float bias, or without the quantiser behind the activation, it leaves the convolution in float (measured 1.32: 2-4
+times slower).
 """
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,33 @@ from edgec.pipeline.core.errors import LoweringError
 INT32 = np.iinfo(np.int32)
 
 
+class Form(StrEnum):
+    """Integer types of activations and weights, by the runtime and CPU that is fast with them (`form_for`)."""
+
+    U8S8 = "u8s8"
+    """uint8 activations, int8 weights: x86 with VNNI (measured on 1.32: s8s8 is slower than float32 there)."""
+    U8U8 = "u8u8"
+    """uint8 both: x86 without VNNI, whose VPMADDUBSW saturates sums of u8 x s8 products at 16 bits."""
+    S8S8 = "s8s8"
+    """int8 both: Arm."""
+
+
+def form_for(machine: str, cpu_flags: Collection[str] = ()) -> Form:
+    """ONNX Runtime's fast form.
+
+    Args:
+        machine: uname -m.
+        cpu_flags: as /proc/cpuinfo lists them; unknown (empty) is taken for a CPU with VNNI (Intel since 2019, AMD since Zen 4).
+
+    Reference:
+        onnxruntime 1.32, quantization/quantize.py, `quantize_static`, "Choosing parameters for CPU inference". It advises 7-bit weights
+        on x86 without VNNI; that would change learned scales, and uint8 weights do not saturate either (its quantisation guide).
+    """
+    if machine.startswith(("aarch64", "arm")):
+        return Form.S8S8
+    return Form.U8U8 if cpu_flags and not any("vnni" in flag for flag in cpu_flags) else Form.U8S8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grid:
     """uint8 grid of one tensor: x_hat = (q - zero_point) * scale."""
@@ -27,8 +56,14 @@ class Grid:
     scale: float
     zero_point: int
 
+    def written(self, form: Form) -> tuple[np.ndarray, np.ndarray]:
+        """Scale and zero point as constants of the graph: float32 and the form's integer type, without dimensions."""
+        if form is Form.S8S8:
+            return np.array(self.scale, np.float32), np.array(self.zero_point - 128, np.int8)
+        return np.array(self.scale, np.float32), np.array(self.zero_point, np.uint8)
 
-def insert(model: ModelProto, activations: Mapping[str, Grid], weights: Mapping[str, tuple[float, ...]]) -> None:
+
+def insert(model: ModelProto, activations: Mapping[str, Grid], weights: Mapping[str, tuple[float, ...]], form: Form = Form.U8S8) -> None:
     """Quantise the graph in place.
 
     Args:
@@ -50,8 +85,9 @@ def insert(model: ModelProto, activations: Mapping[str, Grid], weights: Mapping[
         if len(node.input) > 1 and node.input[1] in weights:
             if node.input[0] not in activations:
                 raise LoweringError(f"layer {node.name} reads {node.input[0]}, which has no grid")
-            layers += _layer(graph, node, initialisers, activations[node.input[0]], np.asarray(weights[node.input[1]], np.float32))
-    pairs = {name: _pair(graph, name, grid) for name, grid in activations.items()}
+            scales = np.asarray(weights[node.input[1]], np.float32)
+            layers += _layer(graph, node, initialisers, activations[node.input[0]], scales, form)
+    pairs = {name: _pair(graph, name, grid, form) for name, grid in activations.items()}
     _rewire(graph, activations)
     ordered = [*layers, *(p for i in graph.input for p in pairs.get(i.name, ()))]
     for node in graph.node:
@@ -66,12 +102,11 @@ _RAW = "/raw"
 """Ending of an output's tensor before its quantiser; the quantised one keeps the output's name."""
 
 
-def _pair(graph: onnx.GraphProto, name: str, grid: Grid) -> tuple[NodeProto, NodeProto]:
+def _pair(graph: onnx.GraphProto, name: str, grid: Grid, form: Form) -> tuple[NodeProto, NodeProto]:
     """Q and DQ behind a tensor."""
     is_output = name in {o.name for o in graph.output}
     constants = [f"{name}/scale", f"{name}/zero_point"]
-    graph.initializer.append(numpy_helper.from_array(np.array(grid.scale, np.float32), constants[0]))
-    graph.initializer.append(numpy_helper.from_array(np.array(grid.zero_point, np.uint8), constants[1]))
+    graph.initializer.extend(numpy_helper.from_array(array, part) for array, part in zip(grid.written(form), constants, strict=True))
     return (
         helper.make_node("QuantizeLinear", [name + _RAW if is_output else name, *constants], [f"{name}/q"], name=f"{name}/quantize"),
         helper.make_node("DequantizeLinear", [f"{name}/q", *constants], [name if is_output else f"{name}/dq"], name=f"{name}/dequantize"),
@@ -79,7 +114,7 @@ def _pair(graph: onnx.GraphProto, name: str, grid: Grid) -> tuple[NodeProto, Nod
 
 
 def _layer(
-    graph: onnx.GraphProto, node: NodeProto, initialisers: Mapping[str, TensorProto], source: Grid, scales: np.ndarray
+    graph: onnx.GraphProto, node: NodeProto, initialisers: Mapping[str, TensorProto], source: Grid, scales: np.ndarray, form: Form
 ) -> list[NodeProto]:
     """Integer initialisers and their DQ nodes for one Conv or Gemm, which then reads those."""
     _require_output_channels_first(node)
@@ -88,7 +123,10 @@ def _layer(
         raise LoweringError(f"layer {node.name} has {len(weight)} output channels and {len(scales)} scales")
     rows = scales.reshape(-1, *[1] * (weight.ndim - 1))
     integers = np.clip(np.rint(weight / rows), -127, 127).astype(np.int8)
-    made = [_constant(graph, node, 1, integers, scales)]
+    if form is Form.U8U8:
+        made = [_constant(graph, node, 1, (integers.astype(np.int16) + 128).astype(np.uint8), scales, zero_point=128)]
+    else:
+        made = [_constant(graph, node, 1, integers, scales)]
     if len(node.input) > 2 and node.input[2]:
         bias_scales = np.float32(source.scale) * scales
         bias = numpy_helper.to_array(initialisers[node.input[2]])
@@ -96,10 +134,12 @@ def _layer(
     return made
 
 
-def _constant(graph: onnx.GraphProto, node: NodeProto, position: int, integers: np.ndarray, scales: np.ndarray) -> NodeProto:
+def _constant(
+    graph: onnx.GraphProto, node: NodeProto, position: int, integers: np.ndarray, scales: np.ndarray, zero_point: int = 0
+) -> NodeProto:
     """Store integers with their scales per channel, and let the node's input come from their DQ."""
     name = node.input[position]
-    zeros = np.zeros(len(scales), integers.dtype)  # absent means 0 too, but then onnxruntime 1.32 leaves a Gemm in float
+    zeros = np.full(len(scales), zero_point, integers.dtype)  # absent means 0 too, but then onnxruntime 1.32 leaves a Gemm in float
     parts = {f"{name}/int": integers, f"{name}/scale": scales, f"{name}/zero_point": zeros}
     graph.initializer.extend(numpy_helper.from_array(array, part) for part, array in parts.items())
     node.input[position] = f"{name}/dq"
@@ -114,12 +154,15 @@ def _require_output_channels_first(node: NodeProto) -> None:
 
 
 def _rewire(graph: onnx.GraphProto, activations: Mapping[str, Grid]) -> None:
-    """Readers of a quantised tensor read its DQ; the producer of a quantised output writes to the raw name."""
+    """Readers of a quantised tensor read its DQ; the producer of a quantised output writes to the raw name.
+
+    Shape reads the integers: as a reader of floats it would keep the tensor's producer in float.
+    """
     outputs = {o.name for o in graph.output} & set(activations)
     for node in graph.node:
         for index, name in enumerate(node.input):
-            if name in activations and name not in outputs:
-                node.input[index] = f"{name}/dq"
+            if name in activations and (name not in outputs or node.op_type == "Shape"):
+                node.input[index] = f"{name}/q" if node.op_type == "Shape" else f"{name}/dq"
         for index, name in enumerate(node.output):
             if name in outputs:
                 node.output[index] = name + _RAW

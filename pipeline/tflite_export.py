@@ -1,7 +1,8 @@
-"""A network as a TFLite file: float through litert-torch, int8 from that by our own scale table (tflite_quantise.py).
+"""A network as a TFLite file: float through litert-torch; from that int8 by our own scale table, or float16 (tflite_quantise.py).
 
-The file takes and gives what the network does: NCHW float32 under the same names. The converter turns the layout inside, with one Transpose
-(or, for one channel, a Reshape) after the input; weights and activations are NHWC from there. The batch is fixed: with a dynamic one
+The file takes and gives what the network does: NCHW under the same names, float32 or integers. The converter turns the layout inside, with
+one Transpose (or, for one channel, a Reshape) after the input; weights and activations are NHWC from there. How many Transposes the file
+has, and how many the network asks for itself, is told. The batch is fixed: with a dynamic one
 litert-torch 0.10.0 fails (TypeError in its lowering; tried on VGG-8 and ResNet-20).
 """
 
@@ -29,9 +30,13 @@ DEADLINE_S = 600.0
 """For one conversion; seen: 8 to 25 s on two busy cores."""
 
 
+DTYPES = ("float32", "int32", "int64", "bool")
+"""Of inputs."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TfliteFile:
-    """What was written. `parameters` was counted in the float file and equals the folded network's."""
+    """What was written. `parameters` were found in the float file; `merged` are vectors (of norms, biases) that were computed away."""
 
     path: Path
     size_bytes: int
@@ -39,14 +44,23 @@ class TfliteFile:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     parameters: int
+    merged: tuple[str, ...]
     operators: Mapping[str, int]
 
 
-def export_network(module: nn.Module, inputs: tuple[TensorSpec, ...], out: Path, *, deadline_s: float = DEADLINE_S) -> TfliteFile:
+def export_network(
+    module: nn.Module,
+    inputs: tuple[TensorSpec, ...],
+    out: Path,
+    *,
+    precision: Precision | None = None,
+    deadline_s: float = DEADLINE_S,
+) -> TfliteFile:
     """Write a float network, or a quantised one (QuantNet) with its own scales.
 
     Args:
         inputs: one for each argument of `forward`, in order, batch dimension first; a batch of None is written as 1.
+        precision: None is the network's own: fp32, or int8 of a QuantNet. A float network can be written with fp16 weights.
 
     Raises:
         ModelError: the network cannot be traced or does not run on the inputs.
@@ -55,7 +69,13 @@ def export_network(module: nn.Module, inputs: tuple[TensorSpec, ...], out: Path,
         ToolchainMissing: without litert-torch or ai-edge-litert.
     """
     tflite_file.schema_module()
-    quantised = isinstance(module, QuantNet)
+    own = Precision.INT8 if isinstance(module, QuantNet) else Precision.FP32
+    written = precision or own
+    if written is not own and (own, written) != (Precision.FP32, Precision.FP16):
+        raise LoweringError(
+            f"a {own} network is not lowered to {written} on TFLite here",
+            hint="int8 starts from a quantised network; 4-bit weights exist for onnxruntime" if own is Precision.FP32 else "use int8",
+        )
     folded = module.folded if isinstance(module, QuantNet) else fold(module)
     fixed = tuple(TensorSpec(name=i.name, shape=tuple(d or 1 for d in i.shape), dtype=i.dtype) for i in inputs)
     names = _outputs(folded, fixed)
@@ -63,19 +83,22 @@ def export_network(module: nn.Module, inputs: tuple[TensorSpec, ...], out: Path,
         raw = _convert(folded, fixed, names, Path(folder), deadline_s)
         model = tflite_file.load(raw)
         _clean(model, tuple(i.name for i in fixed), names)
-        parameters = _count(model, folded)
+        parameters, merged = _count(model, folded)
         if isinstance(module, QuantNet):
             tflite_file.save(model, raw)
             tflite_quantise.insert(model, module.table(), folded, values_of(folded, fixed), raw)
+        elif written is Precision.FP16:
+            tflite_quantise.halve(model)
         tflite_file.save(model, part)
         info = tflite_file.inspect(part)
     return TfliteFile(
         path=out,
         size_bytes=info.size_bytes,
-        precision=Precision.INT8 if quantised else Precision.FP32,
+        precision=written,
         inputs=info.inputs,
         outputs=info.outputs,
         parameters=parameters,
+        merged=merged,
         operators=info.operators,
     )
 
@@ -83,7 +106,7 @@ def export_network(module: nn.Module, inputs: tuple[TensorSpec, ...], out: Path,
 def values_of(folded: fx.GraphModule, inputs: tuple[TensorSpec, ...]) -> tflite_quantise.Values:
     """Inputs by name and each node's value on them: what tells which tensor of a file is which node of the network."""
     generator = torch.Generator().manual_seed(0)
-    fed = [torch.randn(*[d or 1 for d in spec.shape], generator=generator) for spec in inputs]
+    fed = [_example(spec, generator) for spec in inputs]
     seen: dict[str, Any] = {}
 
     class Recorder(fx.Interpreter):
@@ -98,13 +121,24 @@ def values_of(folded: fx.GraphModule, inputs: tuple[TensorSpec, ...]) -> tflite_
     return tflite_quantise.Values(inputs={s.name: x.numpy() for s, x in zip(inputs, fed, strict=True)}, nodes=seen)
 
 
+def _example(spec: TensorSpec, generator: torch.Generator) -> torch.Tensor:
+    """Random floats; integers 0 or 1, which any table has."""
+    shape, dtype = [d or 1 for d in spec.shape], getattr(torch, spec.dtype)
+    if dtype.is_floating_point:
+        return torch.randn(*shape, generator=generator, dtype=dtype)
+    return torch.randint(0, 2, shape, generator=generator).to(dtype)
+
+
 def _outputs(folded: fx.GraphModule, inputs: tuple[TensorSpec, ...]) -> tuple[str, ...]:
     """Names of the outputs: as in the ONNX form."""
     arguments = [node for node in folded.graph.nodes if node.op == "placeholder"]
     if len(arguments) != len(inputs):
         raise ModelError(f"the network takes {len(arguments)} inputs, {len(inputs)} are described")
-    if any(i.dtype != "float32" for i in inputs):
-        raise LoweringError("only float32 inputs are lowered to TFLite here", hint="use onnxruntime for this network")
+    other = [i for i in inputs if i.dtype not in DTYPES]
+    if other:
+        raise LoweringError(
+            f"the input {other[0].name!r} is {other[0].dtype}; TFLite files here take {', '.join(DTYPES)}", hint="use onnxruntime"
+        )
     results = folded.graph.output_node().args[0]
     results = results if isinstance(results, tuple | list) else (results,)
     if not all(isinstance(r, fx.Node) for r in results) or len(set(results)) != len(results):
@@ -116,7 +150,7 @@ def _convert(folded: fx.GraphModule, inputs: tuple[TensorSpec, ...], outputs: tu
     """Run the worker; the float file as litert-torch writes it."""
     task = {
         "network": folded,
-        "examples": tuple(torch.zeros([d or 1 for d in spec.shape]) for spec in inputs),
+        "examples": tuple(torch.zeros([d or 1 for d in spec.shape], dtype=getattr(torch, spec.dtype)) for spec in inputs),
         "inputs": tuple(spec.name for spec in inputs),
         "outputs": outputs,
     }
@@ -168,11 +202,12 @@ def _clean(model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Non
     model.signatureDefs, model.metadata, model.description = [], [], "edgec"
 
 
-def _count(model: Any, folded: nn.Module) -> int:
-    """Number of parameters in the float file.
+def _count(model: Any, folded: nn.Module) -> tuple[int, tuple[str, ...]]:
+    """Number of parameters found in the float file, and the names of vectors that are not: the converter merges scales and shifts of norms
+    into what follows, and leaves out ones and zeros.
 
     Raises:
-        LoweringError: a parameter of the network is not in the file: none has the same values in any order.
+        LoweringError: a matrix or kernel of the network is not in the file: none has the same values in any order.
     """
     constants = [
         a for a in (tflite_quantise.constant(model, t) for t in model.subgraphs[0].tensors) if a is not None and a.dtype == np.float32
@@ -180,13 +215,15 @@ def _count(model: Any, folded: nn.Module) -> int:
     sorted_by_size: dict[int, list[np.ndarray]] = {}
     for array in constants:
         sorted_by_size.setdefault(array.size, []).append(np.sort(array, axis=None))
-    total, lost = 0, []
+    total = 0
+    lost: list[str] = []
+    merged: list[str] = []
     for name, parameter in folded.named_parameters():
         wanted = np.sort(parameter.detach().cpu().numpy(), axis=None)
         if any(np.array_equal(wanted, each) for each in sorted_by_size.get(wanted.size, ())):
             total += wanted.size
         else:
-            lost.append(name)
+            (lost if parameter.dim() > 1 else merged).append(name)
     if lost:
         raise LoweringError(f"the file does not have the network's parameters: {', '.join(lost[:3])}", context={"parameters": lost})
-    return total
+    return total, tuple(merged)

@@ -80,6 +80,45 @@ def insert(model: Any, table: ScaleTable, folded: fx.GraphModule, values: Values
     _float_ends(model)
 
 
+def halve(model: Any) -> None:
+    """Float constants with at least one dimension become float16, each behind a Dequantize, which XNNPACK computes once, at load.
+
+    Raises:
+        LoweringError: a constant is beyond float16.
+    """
+    schema, graph = schema_module(), model.subgraphs[0]
+    made = []
+    for index, tensor in enumerate(list(graph.tensors)):
+        array = constant(model, tensor)
+        if array is None or array.dtype != np.float32 or not array.ndim:
+            continue
+        if float(np.abs(array).max(initial=0.0)) > float(np.finfo(np.float16).max):
+            raise LoweringError(f"constant {_text(tensor.name)} is beyond float16 (65504)", hint="use fp32 or int8")
+        half = _add_tensor(model, _text(tensor.name) + "/fp16", list(tensor.shape))
+        graph.tensors[half].type = schema.TensorType.FLOAT16
+        buffer = schema.BufferT()
+        buffer.data = np.frombuffer(array.astype(np.float16).tobytes(), np.uint8)
+        model.buffers.append(buffer)
+        graph.tensors[half].buffer = len(model.buffers) - 1
+        tensor.buffer = 0
+        operator = schema.OperatorT()
+        operator.opcodeIndex = _code(model, "DEQUANTIZE", 3)
+        operator.inputs, operator.outputs = [half], [index]
+        made.append(operator)
+    graph.operators = [*made, *graph.operators]
+    _drop_unused_buffers(model)
+
+
+def _drop_unused_buffers(model: Any) -> None:
+    """Buffer 0 stays: it is the empty one."""
+    used = sorted({0, *(tensor.buffer for graph in model.subgraphs for tensor in graph.tensors)})
+    place = {old: new for new, old in enumerate(used)}
+    model.buffers = [model.buffers[old] for old in used]
+    for graph in model.subgraphs:
+        for tensor in graph.tensors:
+            tensor.buffer = place[tensor.buffer]
+
+
 def constant(model: Any, tensor: Any) -> np.ndarray | None:
     """A constant tensor's array; None for one that is computed, or is of a type other than float32 and int32."""
     data = model.buffers[tensor.buffer].data

@@ -4,21 +4,16 @@ The file is not optimised ahead of time: onnxruntime's optimised graphs hold ker
 """
 
 import hashlib
-import importlib
-import os
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from edgec.pipeline.core.errors import LoweringError, ModelError, ToolchainMissing
+from edgec.pipeline.core.errors import LoweringError, ModelError
 from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.protocols import FileInfo, OnnxBackend, Support
-from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, TargetFacts
-
-INSTALL = 'pip install "edgec[onnxruntime]"'
+from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, Scalar, TargetFacts
 
 
 class OnnxRuntime:
@@ -80,8 +75,17 @@ class OnnxRuntime:
             size_bytes=len(data),
             inputs=info.inputs,
             outputs=info.outputs,
-            lineage=Lineage(stage="lower", parameters={"backend": self.name}, tools={"onnx": metadata.version("onnx")}),
+            lineage=Lineage(stage="lower", parameters=self._told(out, exported.precision), tools={"onnx": metadata.version("onnx")}),
         )
+
+    def _told(self, file: Path, precision: Precision) -> dict[str, Scalar]:
+        """What a reader of the record should know: Transposes in the file; for int8 the nodes that stay in float."""
+        import onnx
+
+        from edgec.pipeline.onnx_graph import transposes
+
+        told: dict[str, Scalar] = {"backend": self.name, "transposes": transposes(onnx.load(file))}
+        return told | ({"islands": ", ".join(islands(file))} if precision is Precision.INT8 else {})
 
     def infer(self, file: Path, inputs: Mapping[str, Any], *, threads: int = 1) -> dict[str, Any]:
         """Outputs by name.
@@ -90,10 +94,9 @@ class OnnxRuntime:
             ToolchainMissing: onnxruntime is not installed here.
             LoweringError: onnxruntime refuses the file or the inputs.
         """
-        session = _session(file, threads=threads)
-        names = [output.name for output in session.get_outputs()]
-        with _refusals(file):
-            return dict(zip(names, session.run(names, dict(inputs)), strict=True))
+        from edgec.pipeline.onnx_run import run
+
+        return run(file, [inputs], threads=threads)[0]
 
     def inspect(self, file: Path) -> FileInfo:
         from edgec.pipeline.onnx_file import inspect
@@ -119,10 +122,12 @@ def islands(file: Path) -> tuple[str, ...]:
     Raises:
         ToolchainMissing: without onnx or onnxruntime. LoweringError: onnxruntime refuses the file.
     """
+    from edgec.pipeline.onnx_run import package, session
+
+    onnx = package("onnx")
     with tempfile.TemporaryDirectory() as folder:
         optimised = Path(folder) / "optimised.onnx"
-        _session(file, threads=1, optimised=optimised)
-        onnx = _package("onnx")
+        session(file, optimised=optimised)
         graph = onnx.load(optimised).graph
     floats = {i.name for i in graph.input if i.type.tensor_type.elem_type == onnx.TensorProto.FLOAT} - {i.name for i in graph.initializer}
     found = []
@@ -133,43 +138,3 @@ def islands(file: Path) -> tuple[str, ...]:
         if reads_floats and node.op_type != "QuantizeLinear":
             found.append(node.name or node.output[0])
     return tuple(found)
-
-
-def _session(file: Path, *, threads: int, optimised: Path | None = None) -> Any:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when the library is loaded: it keeps a device id and a database otherwise
-    runtime = _package("onnxruntime")
-    options = runtime.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-    options.log_severity_level = 3  # errors: its warnings (also about saving an optimised graph) go to stderr past every logger
-    if optimised is not None:
-        options.optimized_model_filepath = str(optimised)
-    with _refusals(file):
-        return runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-
-
-@contextmanager
-def _refusals(file: Path) -> Iterator[None]:
-    """onnxruntime's own exception classes, which share no base, and its Python half's ValueError (wrong input names)."""
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    kinds = (
-        state.Fail,
-        state.InvalidArgument,
-        state.InvalidGraph,
-        state.InvalidProtobuf,
-        state.NoSuchFile,
-        state.NotImplemented,
-        state.RuntimeException,
-    )
-    try:
-        yield
-    except (*kinds, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise LoweringError(f"onnxruntime refuses {file.name}: {first}", hint="see the names, shapes and types of its inputs") from error
-
-
-def _package(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ToolchainMissing(f"this step needs the package {name}", hint=INSTALL) from error

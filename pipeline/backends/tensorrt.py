@@ -30,8 +30,8 @@ class TensorRt:
     accepts: ClassVar[Literal["onnx"]] = "onnx"
     device_package: ClassVar[str] = "tensorrt"
     channel_multiple: ClassVar[int] = 8
-    """Tensor Cores take fp16 operands in multiples of 8 channels and int8 ones in multiples of 16; TensorRT pads others (NVIDIA,
-    "Deep Learning Performance: Matrix Multiplication Background", Tensor Core requirements). GPUs without them (Nano, TX2) lose nothing by it."""
+    """Tensor Cores take fp16 operands in multiples of 8 channels and int8 ones in multiples of 16; others are padded (NVIDIA,
+    "Matrix Multiplication Background User's Guide", Tensor Core requirements). GPUs without them (Nano, TX2) lose nothing by it."""
     symmetric: ClassVar[bool] = True
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:

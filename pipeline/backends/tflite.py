@@ -30,7 +30,7 @@ class Tflite:
         if precision is Precision.FP16:
             return Support(
                 usable=False,
-                reason="LiteRT's CPU kernels compute in fp32 or int8; fp16 would be a smaller file only, and is not written here",
+                reason="LiteRT's CPU kernels compute in fp32 or int8; an fp16 file is smaller, not faster",
                 hint="use int8 or fp32",
             )
         found = {runtime.name: runtime for runtime in facts.runtimes}.get(self.name)
@@ -41,7 +41,9 @@ class Tflite:
             return Support(usable=False, reason="this machine has no litert-torch to lower with", hint='here: pip install "edgec[tflite]"')
         return Support(usable=True)
 
-    def lower(self, network: Any, inputs: tuple[TensorSpec, ...], parent: RecordId, out: Path) -> Artifact:
+    def lower(
+        self, network: Any, inputs: tuple[TensorSpec, ...], parent: RecordId, out: Path, *, precision: Precision | None = None
+    ) -> Artifact:
         """Convert, and for a quantised network write its own scales.
 
         Raises:
@@ -49,10 +51,12 @@ class Tflite:
         """
         from edgec.pipeline.tflite_export import export_network
 
-        made = export_network(network, inputs, out)
+        made = export_network(network, inputs, out, precision=precision)
         parameters: dict[str, Scalar] = {
             "backend": self.name,
             "parameters": made.parameters,
+            "merged": ", ".join(made.merged),
+            "transposes": made.operators.get("TRANSPOSE", 0),
             **{f"operator {k}": n for k, n in made.operators.items()},
         }
         return Artifact(

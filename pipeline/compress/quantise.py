@@ -145,7 +145,7 @@ class QuantNet(nn.Module):
         self.weights = nn.ModuleDict({_key(name): WeightQuant(weight) for name, weight in table.weights.items()})
 
     def forward(self, *inputs: Tensor) -> Any:
-        return _Run(self).run(*inputs)
+        return Run(self).run(*inputs)
 
     def activation(self, site: str) -> ActQuant:
         quantiser = self.activations[site]
@@ -175,7 +175,7 @@ class QuantNet(nn.Module):
         return {name: value.detach().cpu().contiguous() for name, value in self.folded.state_dict().items()}
 
 
-class _Run(fx.Interpreter):
+class Run(fx.Interpreter):
     """One forward pass: layers with quantised weights, then each site's output on its grid."""
 
     def __init__(self, net: QuantNet) -> None:

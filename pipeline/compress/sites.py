@@ -38,7 +38,10 @@ def sites(folded: fx.GraphModule, inputs: tuple[Tensor, ...]) -> dict[str, tuple
     found: dict[str, list[str]] = {}
     site_of: dict[fx.Node, str] = {}
     for node in folded.graph.nodes:
-        if node.op in ("get_attr", "output") or not _is_float(node.meta.get("tensor_meta")) or _is_absorbed(folded, node):
+        if _splits(node) and node.args[0] in site_of:
+            site_of[node] = site_of[node.args[0]]  # for its parts; the tuple itself has no value
+            continue
+        if node.op in ("get_attr", "output") or not _is_float(node.meta.get("tensor_meta")) or is_absorbed(folded, node):
             continue
         source = node.args[0] if node.args else None
         if isinstance(source, fx.Node) and source in site_of and _moves(folded, node):
@@ -96,8 +99,15 @@ def _is_float(meta: Any) -> bool:
     return isinstance(meta, TensorMetadata) and meta.dtype.is_floating_point
 
 
-def _is_absorbed(folded: fx.GraphModule, node: fx.Node) -> bool:
+def is_absorbed(folded: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether the only reader is a ReLU or a clip from 0, which a kernel takes in."""
     return node.op != "placeholder" and len(node.users) == 1 and ceiling(folded, next(iter(node.users))) is not None
+
+
+def _splits(node: fx.Node) -> bool:
+    """Gives a tuple of parts of its first argument."""
+    by_function = node.op == "call_function" and node.target in (torch.chunk, torch.split, torch.unbind)
+    return by_function or (node.op == "call_method" and node.target in ("chunk", "split", "unbind"))
 
 
 def _moves(folded: fx.GraphModule, node: fx.Node) -> bool:

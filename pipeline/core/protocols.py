@@ -97,8 +97,14 @@ class NetworkBackend(Backend, Protocol):
 
     accepts: ClassVar[Literal["network"]]
 
-    def lower(self, network: Any, inputs: tuple[TensorSpec, ...], parent: RecordId, out: Path) -> Artifact:
-        """Write the artifact to `out`. The batch of `inputs` is the artifact's where it cannot be dynamic."""
+    def lower(
+        self, network: Any, inputs: tuple[TensorSpec, ...], parent: RecordId, out: Path, *, precision: Precision | None = None
+    ) -> Artifact:
+        """Write the artifact to `out`. The batch of `inputs` is the artifact's where it cannot be dynamic.
+
+        Args:
+            precision: of a float network's weights; None is the network's own.
+        """
         ...
 
 

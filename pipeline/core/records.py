@@ -37,6 +37,8 @@ class Precision(StrEnum):
     FP32 = "fp32"
     FP16 = "fp16"
     INT8 = "int8"
+    INT4 = "int4"
+    """4-bit weights, float activations."""
 
 
 class Split(StrEnum):
@@ -211,6 +213,8 @@ class Comparison:
     tolerance: Mapping[str, float]
     passed: bool
     reason: str = ""
+    outputs: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Per output max_abs_error, max_rel_error and cosine_min; empty where only classes were compared."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
