@@ -27,7 +27,7 @@ from edgec.pipeline.core.records import (
     Verdict,
 )
 from edgec.pipeline.core.settings import TargetSettings
-from edgec.pipeline.deploy import Golden, activate, golden, stage
+from edgec.pipeline.deploy import Golden, activate, golden, refuse_unsigned, stage
 from edgec.pipeline.plan import refuse_early
 from edgec.pipeline.probe import TargetProbe, input_file
 from edgec.pipeline.search import search
@@ -94,6 +94,7 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
     """
     started = _now()
     with open_session(target, events=work.events) as session:
+        refuse_unsigned(work.config, session, target)
         facts = session.facts()
         result = compress(work, target, session, facts)
         host = parity_on_host(work, result)
