@@ -99,6 +99,23 @@ class Holder:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AppThere:
+    """An application on a target."""
+
+    app: str
+    active: str | None
+    releases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What of edgec lies on a target."""
+
+    apps: tuple[AppThere, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenBounds:
     """A golden check to be made: the files in the release, the runtime, and how far the outputs may be from the references."""
 

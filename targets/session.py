@@ -3,10 +3,7 @@
 A session that missed an answer is over: its agent is stopped and every later call says so. Arrays travel as files by digest.
 """
 
-import getpass
 import hashlib
-import os
-import platform
 import secrets
 import sys
 import tempfile
@@ -27,8 +24,10 @@ from edgec.targets import answers, bootstrap
 from edgec.targets.agent import bundle
 from edgec.targets.agent.trust import Signature
 from edgec.targets.agent.wire import MARKER, PROTOCOL, encode
+from edgec.targets.owner import is_gone, me
 from edgec.targets.packing import packed
 from edgec.targets.replies import (
+    Contents,
     GoldenBounds,
     GoldenCheck,
     Holder,
@@ -198,9 +197,15 @@ class AgentSession:
             DeviceBusy: somebody else is in charge, with name and age. `take_over` ends that session instead; one whose host is provably
                 gone is ended in any case.
         """
-        if not self._locked:
-            self._call("lock", owner=owner or f"{getpass.getuser()}@{platform.node()} (process {os.getpid()})", by_force=take_over)
-            self._locked = True
+        if self._locked:
+            return
+        try:
+            self._call("lock", owner=owner or me(), by_force=take_over)
+        except errors.DeviceBusy as busy:
+            if not is_gone(busy.context.get("owner")):
+                raise
+            self._call("lock", owner=owner or me(), by_force=True)
+        self._locked = True
 
     def holder(self) -> Holder | None:
         """Who is in charge of the target; None when nobody is."""
@@ -215,7 +220,9 @@ class AgentSession:
     def trust(self, lines: Sequence[str], *, only: bool = False) -> tuple[str, ...]:
         """Have the target trust public keys, beside those it trusts or (`only`) instead; the fingerprints that it trusts now."""
         self.lock()
-        keys: tuple[str, ...] = self._field(tuple[str, ...], self._call("trust", keys=list(lines), only=only), "trusted")
+        keys: tuple[str, ...] = self._field(
+            tuple[str, ...], self._call("trust", keys=[line.strip() for line in lines], only=only), "trusted"
+        )
         return keys
 
     def missing(self, digests: Sequence[Digest]) -> tuple[Digest, ...]:
@@ -452,6 +459,10 @@ class AgentSession:
             except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
                 raise errors.ProtocolViolation(f"the outputs from {self.target} are no arrays", context={"target": self.target}) from error
         return Outputs(arrays=arrays, runtime_version=self._field(str, said, "version"))
+
+    def contents(self) -> Contents:
+        """What lies in edgec's folder on the target."""
+        return answers.record(Contents, self._call("contents"), self.target)
 
     def remove(self) -> None:
         """Delete edgec's folder on the target, releases and all. The session is over then."""

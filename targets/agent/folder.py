@@ -121,6 +121,15 @@ class Folder:
                 if time.time() - os.lstat(self.at(part, name)).st_mtime > STALE_S:
                     os.unlink(self.at(part, name))
 
+    def size_bytes(self) -> int:
+        """Bytes of all files, one with several names counted once."""
+        sizes = {}
+        for place, _, names in os.walk(self.path):
+            for name in names:
+                stat = os.lstat(os.path.join(place, name))
+                sizes[stat.st_ino] = stat.st_size
+        return sum(sizes.values())
+
     def free_bytes(self) -> int:
         """Space that this user may still fill."""
         stat = os.statvfs(self.path)

@@ -21,7 +21,7 @@ SILENCE_S = 120.0
 """An agent without a word from its host ends itself after this long. The host beats every 20 s."""
 GONE_S = SILENCE_S + 30.0
 """A holder that has heard nothing for this long should have ended and cannot."""
-SIZE = 1024
+SIZE = 2048
 """Bytes of the file: it is written in one piece, so that a reader sees one state."""
 
 
@@ -54,7 +54,7 @@ class Lock:
             os.close(fd)
             raise
         self._fd = fd
-        self._said = {"owner": owner, "pid": os.getpid(), "since_s": time.time(), "since_ns": monotonic_ns()}
+        self._said = {"owner": owner[:200], "pid": os.getpid(), "since_s": time.time(), "since_ns": monotonic_ns()}
         self.heard()
 
     def heard(self) -> None:

@@ -295,6 +295,15 @@ def op_golden(server: Server, fields: Fields, event: Event) -> Answer:
     return trial.golden(path, fields, server.children, event)
 
 
+def op_contents(server: Server, _fields: Fields, _event: Event) -> Answer:
+    """What of ours lies on the device."""
+    apps = []
+    for name in server.folder.apps():
+        releases = Releases(server.folder, name)
+        apps.append({"app": name, "active": releases.active(), "releases": len(releases.all())})
+    return {"apps": apps, "size_bytes": server.folder.size_bytes()}
+
+
 def op_remove(server: Server, _fields: Fields, _event: Event) -> Answer:
     """Delete the whole folder."""
     server.folder.need_lock()
