@@ -122,6 +122,8 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "backend": one_of(*names("edgec.pipeline.backends")),
         "connect_timeout_s": above(0),
         "request_timeout_s": above(0),
+        "health_timeout_s": above(0),
+        "memory_limit_bytes": at_least(16_000_000),
         "provenance": one_of(*_PROVENANCES),
     },
 }

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from edgec.pipeline.core.codec import digest_of_json, json_from, record_id
-from edgec.pipeline.core.errors import GoldenCheckFailed
+from edgec.pipeline.core.errors import GoldenCheckFailed, SignatureRejected
 from edgec.pipeline.core.records import Artifact, Checkpoint, Comparison, Deployment, Digest
+from edgec.pipeline.core.settings import Config, TargetSettings
 from edgec.pipeline.stats import proportion
 from edgec.pipeline.work import Work
-from edgec.targets.replies import GoldenCheck
+from edgec.targets.agent.trust import Signature, fingerprint, manifest_bytes, message
+from edgec.targets.replies import GoldenBounds, GoldenCheck
 from edgec.targets.session import AgentSession
+from edgec.targets.signing import private_key, public_of, signed
 
 GOLDEN = "golden.npz"
 
@@ -77,6 +80,8 @@ class Staged:
     release: str
     sent_bytes: int
     golden: Comparison
+    bounds: GoldenBounds
+    """The check that it has passed, to be made once more when it is active."""
 
 
 def stage(work: Work, session: AgentSession, checkpoint: Checkpoint, artifact: Artifact, golden: Golden) -> Staged:
@@ -95,9 +100,10 @@ def stage(work: Work, session: AgentSession, checkpoint: Checkpoint, artifact: A
             sent = session.ship(
                 {digest: work.store.file(digest) for digest in files.values()}, lambda done, total: percent(100 * done // max(1, total))
             )
-        session.stage(app, name, manifest, files)
+        session.stage(app, name, manifest, files, signature_of(work, name, manifest, files))
+    bounds = GoldenBounds(file=file, runtime=artifact.backend, max_abs=golden.max_abs, top1=golden.top1, golden=GOLDEN)
     with work.events.stage(f"check on {target}"):
-        check = session.golden(app, name, file=file, runtime=artifact.backend, max_abs=golden.max_abs, top1=golden.top1, golden=GOLDEN)
+        check = session.golden(app, name, bounds)
     comparison = _comparison(check, golden)
     if not comparison.passed:
         raise GoldenCheckFailed(
@@ -105,18 +111,47 @@ def stage(work: Work, session: AgentSession, checkpoint: Checkpoint, artifact: A
             hint="the old release is still active; compare the runtime's version on the target with the host's (`edgec doctor`)",
             context={"target": target, "max_abs_error": comparison.max_abs_error, "top1_agreement": comparison.top1_agreement.value},
         )
-    return Staged(release=name, sent_bytes=sent, golden=comparison)
+    return Staged(release=name, sent_bytes=sent, golden=comparison, bounds=bounds)
+
+
+def refuse_unsigned(config: Config, session: AgentSession, target: TargetSettings) -> None:
+    """Before anything is trained: can what will be made be activated there?
+
+    Raises:
+        SignatureRejected: the target demands signatures, and there is no key, or another one than it trusts.
+        ConfigError: the key cannot be used.
+    """
+    trusted = session.trusted()
+    if trusted is None and not target.require_signature:
+        return
+    context = {"target": target.name, "trusted": list(trusted or ())}
+    if config.signing_key is None:
+        hint = "edgec keys generate makes a key; name it as `signing_key` in deploy.toml"
+        raise SignatureRejected(f"{target.name} takes only signed releases, and there is no signing key", hint=hint, context=context)
+    ours = fingerprint(public_of(private_key(config.signing_key)))
+    if ours not in (trusted or ()):
+        hint = f"edgec keys trust --target {target.name}"
+        raise SignatureRejected(f"{target.name} does not trust the signing key {ours}", hint=hint, context=context)
+
+
+def signature_of(work: Work, release: str, manifest: Mapping[str, Any], files: Mapping[str, Digest]) -> Signature | None:
+    """The signature of a release's manifest as it will lie on the target; None without a signing key."""
+    if work.config.signing_key is None:
+        return None
+    document = manifest_bytes({**manifest, "files": dict(files)})
+    return signed(private_key(work.config.signing_key), message(work.config.app, release, document))
 
 
 def activate(work: Work, session: AgentSession, artifact: Artifact, staged: Staged) -> Deployment:
     """Make a staged release the active one, and remove old ones beyond `keep`.
 
     Raises:
+        HealthCheckFailed: it does not work there; the old release is active again.
         TargetError: after it the old or the new release is active, whole.
     """
     app = work.config.app
     with work.events.stage(f"activate on {session.target}"):
-        previous = session.activate(app, staged.release)
+        previous = session.activate(app, staged.release, staged.bounds)
         session.prune(app, work.config.keep)
     return Deployment(
         artifact=record_id(artifact),

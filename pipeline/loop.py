@@ -28,7 +28,7 @@ from edgec.pipeline.core.records import (
     Verdict,
 )
 from edgec.pipeline.core.settings import TargetSettings
-from edgec.pipeline.deploy import Golden, activate, golden, stage
+from edgec.pipeline.deploy import Golden, activate, golden, refuse_unsigned, stage
 from edgec.pipeline.outlook import summary
 from edgec.pipeline.plan import measures_candidates, precision_of, refuse_early
 from edgec.pipeline.probe import TargetProbe, input_file
@@ -102,7 +102,7 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
         ParityFailed: the file, or the device with it, computes something else; the release that was active still is.
         TargetError: the target failed; the release that was active before still is.
     """
-    facts, result = compress_for(work, target)
+    facts, result = compress_for(work, target, ships=True)
     with open_session(target, events=work.events) as session:
         host = parity_on_host(work, result)
         result = with_engines(work, session, result)
@@ -132,13 +132,15 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
     return record
 
 
-def compress_for(work: Work, target: TargetSettings) -> tuple[TargetFacts, Compressed]:
+def compress_for(work: Work, target: TargetSettings, *, ships: bool = False) -> tuple[TargetFacts, Compressed]:
     """Compress for a target that has answered before anything is trained. Where candidates are not measured on it, it is let go meanwhile:
     others may use it, and no link has to hold for hours.
 
-    Raises: as `compress`, and TargetError.
+    Raises: as `compress`, and TargetError; with `ships` as `refuse_unsigned` too.
     """
     with open_session(target, events=work.events) as session:
+        if ships:
+            refuse_unsigned(work.config, session, target)
         facts = session.facts()
         if measures_candidates(work.config):
             return facts, compress(work, target, session, facts)

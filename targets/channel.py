@@ -74,7 +74,8 @@ class LineChannel:
             how, said = self._pipe.status(), self.errors()
             raise AgentDied(
                 f"the agent on {self._target} ended before it answered" + (f" ({how})" if how else ""),
-                hint="the link was cut or the agent was killed; the old or the new release is active, whole; run the command again",
+                hint="the link was cut, the agent was killed, or somebody took the target over; "
+                "the old or the new release is active, whole; run the command again",
                 context={"target": self._target, "status": how, "stderr": said[-2000:]},
             )
         return line

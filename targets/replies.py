@@ -87,6 +87,48 @@ class StagedRelease:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """The session that is in charge of a target; None: its agent has not said yet."""
+
+    owner: str | None
+    pid: int | None
+    """Of its agent, on the target."""
+    age_s: float | None
+    silent_s: float | None
+    """Since its host was last heard."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AppThere:
+    """An application on a target."""
+
+    app: str
+    active: str | None
+    releases: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What of edgec lies on a target."""
+
+    apps: tuple[AppThere, ...]
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GoldenBounds:
+    """A golden check to be made: the files in the release, the runtime, and how far the outputs may be from the references."""
+
+    file: str
+    runtime: str
+    max_abs: float
+    top1: float
+    """Least share of rows that agree."""
+    golden: str = "golden.npz"
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenCheck:
     """A release's network, run by the target's own runtime, against the reference outputs that came with it.
 

@@ -3,10 +3,7 @@
 A session that missed an answer is over: its agent is stopped and every later call says so. Arrays travel as files by digest.
 """
 
-import getpass
 import hashlib
-import os
-import platform
 import secrets
 import sys
 import tempfile
@@ -26,12 +23,18 @@ from edgec.pipeline.core.records import Conditions, Digest, StoppingRule, Target
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.targets import answers, bootstrap
 from edgec.targets.agent import bundle
+from edgec.targets.agent.trust import Signature
 from edgec.targets.agent.wire import MARKER, PROTOCOL, encode
+from edgec.targets.owner import is_gone, me
+from edgec.targets.packing import packed
 from edgec.targets.replies import (
     BuiltEngine,
+    Contents,
     DeviceFingerprint,
     EngineJob,
+    GoldenBounds,
     GoldenCheck,
+    Holder,
     MeterTrace,
     NetworkJob,
     Outputs,
@@ -52,7 +55,14 @@ SLOWEST_DISK = 2e6
 FAULTS: dict[str, tuple[type[errors.EdgecError], str]] = {
     "DeviceFull": (errors.DeviceFull, "free some space there, or keep fewer releases (`keep`)"),
     "DeviceReadOnly": (errors.DeviceReadOnly, "remount it writable, or name another `folder` of the target"),
-    "DeviceBusy": (errors.DeviceBusy, "wait until that session ends, or end it"),
+    "DeviceBusy": (errors.DeviceBusy, "wait until that session ends, or end it with --take-over"),
+    "SignatureRejected": (
+        errors.SignatureRejected,
+        "name the `signing_key` in deploy.toml, and have the target trust it: edgec keys trust --target NAME",
+    ),
+    "HealthCheckFailed": (errors.HealthCheckFailed, "see the cause in the context; the release lies on the target, not active"),
+    "GoldenCheckFailed": (errors.GoldenCheckFailed, ""),
+    "CommandFailed": (errors.CommandFailed, ""),
     "DigestMismatch": (errors.DigestMismatch, "run the command again: damaged files have been removed and are sent anew"),
     "RunnerDied": (errors.RunnerDied, "see the last lines of its stderr in the context; a smaller batch or network may fit"),
     "ProtocolViolation": (errors.ProtocolViolation, ""),
@@ -105,15 +115,16 @@ def _start_agent(transport: Transport, settings: TargetSettings, events: Events 
     timeout_s = settings.request_timeout_s
     place = bootstrap.look(transport, folder=settings.folder, python=python, agent=name, agent_bytes=len(data), timeout_s=timeout_s)
     path = f"{place.folder}/agents/{name}"
+    limits = [] if settings.memory_limit_bytes is None else ["--memory", str(settings.memory_limit_bytes)]
     expected = hashlib.sha256(data).hexdigest()
     if place.has_agent:
         try:
-            return _hello(transport, place, path, expected, timeout_s)
+            return _hello(transport, place, path, expected, limits, timeout_s)
         except (errors.AgentDied, errors.DigestMismatch):
             if events is not None:
                 events.note(f"the agent's file on {settings.name} is damaged and is sent again")
     _send_agent(transport, data, path, timeout_s)
-    return _hello(transport, place, path, expected, timeout_s)
+    return _hello(transport, place, path, expected, limits, timeout_s)
 
 
 def _send_agent(transport: Transport, data: bytes, path: str, timeout_s: float) -> None:
@@ -127,9 +138,11 @@ def _send_agent(transport: Transport, data: bytes, path: str, timeout_s: float) 
         raise errors.CommandFailed(f"the agent cannot be put in place on {transport.name}: {said.strip()}", context={"path": path})
 
 
-def _hello(transport: Transport, place: bootstrap.Place, path: str, expected: Digest, timeout_s: float) -> tuple[Channel, str]:
+def _hello(
+    transport: Transport, place: bootstrap.Place, path: str, expected: Digest, limits: Sequence[str], timeout_s: float
+) -> tuple[Channel, str]:
     """Start the agent and hear its first line, past anything that a login shell prints."""
-    channel = transport.channel([place.python, path, "--folder", place.folder])
+    channel = transport.channel([place.python, path, "--folder", place.folder, *limits])
     try:
         deadline, noise = time.monotonic() + timeout_s, 0
         line = channel.receive(deadline=deadline)
@@ -187,11 +200,40 @@ class AgentSession:
         """In which state the target is now."""
         return answers.record(Conditions, self._call("conditions"), self.target)
 
-    def lock(self, owner: str = "") -> None:
-        """Take charge of the target until the session ends. Operations that need it do so themselves under this user's name."""
-        if not self._locked:
-            self._call("lock", owner=owner or f"{getpass.getuser()}@{platform.node()} (process {os.getpid()})")
-            self._locked = True
+    def lock(self, owner: str = "", *, take_over: bool = False) -> None:
+        """Take charge of the target until the session ends. Operations that need it do so themselves under this user's name.
+
+        Raises:
+            DeviceBusy: somebody else is in charge, with name and age. `take_over` ends that session instead; one whose host is provably
+                gone is ended in any case.
+        """
+        if self._locked:
+            return
+        try:
+            self._call("lock", owner=owner or me(), by_force=take_over)
+        except errors.DeviceBusy as busy:
+            if not is_gone(busy.context.get("owner")):
+                raise
+            self._call("lock", owner=owner or me(), by_force=True)
+        self._locked = True
+
+    def holder(self) -> Holder | None:
+        """Who is in charge of the target; None when nobody is."""
+        said = self._field(dict[str, Any] | None, self._call("holder"), "holder")
+        return None if said is None else answers.record(Holder, said, self.target)
+
+    def trusted(self) -> tuple[str, ...] | None:
+        """Fingerprints of the keys whose releases the target takes; None when it asks for no signatures."""
+        keys: tuple[str, ...] | None = self._field(tuple[str, ...] | None, self._call("trusted"), "trusted")
+        return keys
+
+    def trust(self, lines: Sequence[str], *, only: bool = False) -> tuple[str, ...]:
+        """Have the target trust public keys, beside those it trusts or (`only`) instead; the fingerprints that it trusts now."""
+        self.lock()
+        keys: tuple[str, ...] = self._field(
+            tuple[str, ...], self._call("trust", keys=[line.strip() for line in lines], only=only), "trusted"
+        )
+        return keys
 
     def missing(self, digests: Sequence[Digest]) -> tuple[Digest, ...]:
         """Those whose files are not on the target, or are damaged there."""
@@ -202,9 +244,9 @@ class AgentSession:
         return absent
 
     def ship(self, files: Mapping[Digest, Path], progress: Progress | None = None) -> int:
-        """Bring files that are missing there; an interrupted upload goes on where it stopped. The number of bytes sent.
+        """Bring files that are missing there, compressed where that pays; an interrupted upload goes on where it stopped.
 
-        `progress` is called with the bytes done and in all.
+        Returns the number of bytes sent. `progress` is called with the bytes done and in all.
 
         Raises:
             DeviceFull before anything is sent, DigestMismatch, and what the transport raises.
@@ -214,40 +256,56 @@ class AgentSession:
         total, done, sent = sum(sizes.values()), 0, 0
         for digest in absent:
 
-            def tell(part: int, _size: int, before: int = done) -> None:
+            def tell(part: int, of: int, before: int = done, size: int = sizes[digest]) -> None:
                 if progress is not None:
-                    progress(before + part, total)
+                    progress(before + part * size // max(1, of), total)
 
-            sent += self._ship_one(digest, files[digest], total - done, tell)
+            self._call("reserve", digest=digest, size=sizes[digest], total=total - done)  # refused before time goes into compression
+            with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
+                small = packed(files[digest], Path(folder)) if self._settings.transport is TransportKind.SSH else None
+                sent += self._ship_one(digest, files[digest], small, total - done, tell)
             done += sizes[digest]
         return sent
 
-    def _ship_one(self, digest: Digest, file: Path, left: int, progress: Progress) -> int:
-        """Bring one file; `left` is the size of all that are still to come."""
-        size = file.stat().st_size
+    def _ship_one(self, digest: Digest, file: Path, small: Path | None, left: int, progress: Progress) -> int:
+        """Bring one file, by way of its compressed form `small` where there is one; `left` is the size of all files still to come."""
+        upload, size = small or file, file.stat().st_size
+        length = upload.stat().st_size
+        place: dict[str, Any] = {"digest": digest, "size": length, "total": left + (length if small else 0), "packed": small is not None}
         while True:
-            place = self._call("reserve", digest=digest, size=size, total=left)
-            offset: int = self._field(int, place, "offset")
-            if not 0 <= offset <= size:
-                raise errors.ProtocolViolation(f"{self.target} has {offset} of {size} bytes", context={"target": self.target})
+            said = self._call("reserve", **place)
+            offset: int = self._field(int, said, "offset")
+            if not 0 <= offset <= length:
+                raise errors.ProtocolViolation(f"{self.target} has {offset} of {length} bytes", context={"target": self.target})
             try:
-                self._transport.put(file, self._field(str, place, "path"), offset=offset, progress=progress)
+                self._transport.put(upload, self._field(str, said, "path"), offset=offset, progress=progress)
             except errors.CommandFailed:
                 # SFTP has one code for every refusal: the agent knows whether the disk is full or read-only
-                self._call("reserve", digest=digest, size=size, total=left)
+                self._call("reserve", **place)
                 raise
             try:
-                self._call("commit", digest=digest, size=size, more_s=size / SLOWEST_DISK)
+                self._call("commit", digest=digest, size=size, packed=small is not None, more_s=(size + length) / SLOWEST_DISK)
             except errors.DigestMismatch:
                 if offset == 0:
                     raise
                 continue  # what an interrupted upload had left was damaged (a power cut); it is gone now
-            return size - offset
+            return length - offset
 
-    def stage(self, app: str, release: str, manifest: Mapping[str, Any], files: Mapping[str, Digest]) -> bool:
+    def stage(
+        self, app: str, release: str, manifest: Mapping[str, Any], files: Mapping[str, Digest], signature: Signature | None = None
+    ) -> bool:
         """Build a release of files that are there; False when it was there already, whole. It is not active yet."""
         self.lock()
-        said = self._call("stage", app=app, release=release, manifest=dict(manifest), files=dict(files))
+        signed = None if signature is None else signature.as_json()
+        said = self._call(
+            "stage",
+            app=app,
+            release=release,
+            manifest=dict(manifest),
+            files=dict(files),
+            signature=signed,
+            signed=self._settings.require_signature,
+        )
         return bool(self._field(bool, said, "made"))
 
     def verify(self, app: str, release: str) -> tuple[str, ...]:
@@ -255,16 +313,34 @@ class AgentSession:
         problems: tuple[str, ...] = self._field(tuple[str, ...], self._call("verify", app=app, release=release), "problems")
         return problems
 
-    def activate(self, app: str, release: str) -> str | None:
-        """Switch to a release that verifies; the one that was active before. On any error the old one stays active."""
+    def activate(self, app: str, release: str, check: GoldenBounds | None = None) -> str | None:
+        """Switch to a release that verifies; the one that was active before. On any error the old one stays active, or is again.
+
+        Once it is active its golden check is made once more, by way of `current`, and the target's health command is run.
+
+        Raises:
+            HealthCheckFailed: one of them failed; the old release is active again.
+        """
         self.lock()
-        previous: str | None = self._field(str | None, self._call("activate", app=app, release=release), "previous")
+        settings = self._settings
+        more_s = MARGIN_S + (settings.health_timeout_s if settings.health else 0.0) + (2 * settings.request_timeout_s if check else 0.0)
+        said = self._call(
+            "activate",
+            app=app,
+            release=release,
+            signed=settings.require_signature,
+            check=None if check is None else self._golden_request(check),
+            health=list(settings.health),
+            health_s=settings.health_timeout_s,
+            more_s=more_s,
+        )
+        previous: str | None = self._field(str | None, said, "previous")
         return previous
 
     def rollback(self, app: str) -> tuple[str, str]:
         """Make the previous release active again: (left, now active)."""
         self.lock()
-        said = self._call("rollback", app=app)
+        said = self._call("rollback", app=app, signed=self._settings.require_signature)
         return self._field(str, said, "old"), self._field(str, said, "new")
 
     def releases(self, app: str) -> tuple[StagedRelease, ...]:
@@ -278,27 +354,19 @@ class AgentSession:
         removed: tuple[str, ...] = self._field(tuple[str, ...], self._call("prune", app=app, keep=keep, unused_s=unused_s), "releases")
         return removed
 
-    def golden(
-        self, app: str, release: str, *, file: str, runtime: str, max_abs: float, top1: float, golden: str = "golden.npz", threads: int = 1
-    ) -> GoldenCheck:
+    def golden(self, app: str, release: str, bounds: GoldenBounds) -> GoldenCheck:
         """Run a release's network there on the inputs "in:<name>" of its golden file and compare with "out:<name>".
 
         It passes with every output within `max_abs` and at least the fraction `top1` of rows agreeing.
         """
         self.lock()
-        said = self._call(
-            "golden",
-            app=app,
-            release=release,
-            file=file,
-            golden=golden,
-            runtime=runtime,
-            threads=threads,
-            tolerance={"max_abs": max_abs, "top1": top1},
-            patience_s=self._settings.request_timeout_s,
-            more_s=MARGIN_S,
-        )
+        said = self._call("golden", app=app, release=release, more_s=MARGIN_S, **self._golden_request(bounds))
         return answers.record(GoldenCheck, {"runtime_version": said.pop("version", None), **said}, self.target)
+
+    def _golden_request(self, bounds: GoldenBounds) -> dict[str, Any]:
+        said = asdict(bounds)
+        tolerance = {"max_abs": said.pop("max_abs"), "top1": said.pop("top1")}
+        return {**said, "tolerance": tolerance, "patience_s": self._settings.request_timeout_s}
 
     def profile(
         self,
@@ -433,6 +501,10 @@ class AgentSession:
         self._transport.get(f"{self.folder}/objects/{digest}", out)
         if digest_of(out) != digest:
             raise errors.DigestMismatch(f"file {digest[:16]} arrived damaged from {self.target}", context={"target": self.target})
+
+    def contents(self) -> Contents:
+        """What lies in edgec's folder on the target."""
+        return answers.record(Contents, self._call("contents"), self.target)
 
     def remove(self) -> None:
         """Delete edgec's folder on the target, releases and all. The session is over then."""

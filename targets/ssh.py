@@ -1,27 +1,33 @@
 """A target over SSH: commands, files by SFTP, and the agent's lines on one connection."""
 
 import contextlib
+import logging
+import random
 import shlex
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import paramiko
 
-from edgec.pipeline.core.errors import CommandFailed, DeadlineExceeded, TargetError
+from edgec.pipeline.core.errors import AgentDied, CommandFailed, DeadlineExceeded, HostUnreachable, TargetError
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.targets.channel import LineChannel
-from edgec.targets.ssh_connect import open_connection
-from edgec.targets.ssh_faults import broken, working
+from edgec.targets.ssh_connect import PinnedTransport, open_connection
+from edgec.targets.ssh_faults import broken, may_pass, working
 
 STALL_S = 30.0
 """Patience with a transfer in which nothing moves."""
 POLL_S = 0.005
 END_S = 2.0
 """Time for a command to end by itself once its input is closed."""
+ATTEMPTS, PAUSE_S = 4, 0.5
+"""How often a connection is tried that the server breaks off, and the longest pause after the first attempt; it doubles."""
 BLOCK = 32768
 """The largest write that every SFTP server takes (draft-ietf-secsh-filexfer-02, section 3)."""
+
+log = logging.getLogger(__name__)
 
 
 class SshTransport:
@@ -31,14 +37,27 @@ class SshTransport:
         self.name = settings.name
         self._settings = settings
         self._stack = ExitStack()
-        self._connection: paramiko.Transport | None = None
+        self._connection: PinnedTransport | None = None
         self._sftp: paramiko.SFTPClient | None = None
 
     def connect(self) -> None:
-        """Raises what `ssh_connect.open_connection` raises; nothing stays open then."""
-        with ExitStack() as opening:
-            self._connection = open_connection(self._settings, opening)
-            self._stack = opening.pop_all()
+        """Connect, once more where the server breaks off: pauses are drawn evenly from 0 to a bound that doubles, so that many controllers
+        spread out.
+
+        Raises what `ssh_connect.open_connection` raises; nothing stays open then.
+        """
+        for attempt in range(1, ATTEMPTS + 1):
+            with ExitStack() as opening:
+                try:
+                    self._connection = open_connection(self._settings, opening)
+                except HostUnreachable as error:
+                    if attempt == ATTEMPTS or not may_pass(error):
+                        raise
+                    log.info("%s: %s; attempt %d of %d", self.name, error.what, attempt, ATTEMPTS)
+                else:
+                    self._stack = opening.pop_all()
+                    return
+            time.sleep(random.uniform(0, PAUSE_S * 2 ** (attempt - 1)))
 
     def run(self, argv: Sequence[str], *, timeout_s: float) -> tuple[int, str, str]:
         """Run a command; every word is quoted, so the login shell has nothing to interpret."""
@@ -46,10 +65,8 @@ class SshTransport:
         channel = self._start(argv)
         out, err = bytearray(), bytearray()
         try:
-            with working(self.name, f"running {argv[0]}"):
-                while not (
-                    channel.exit_status_ready() and channel.eof_received and not channel.recv_ready() and not channel.recv_stderr_ready()
-                ):
+            with self._working(f"running {argv[0]}"):
+                while not (channel.eof_received and channel.exit_status_ready()) or channel.recv_ready() or channel.recv_stderr_ready():
                     if time.monotonic() > end:
                         raise DeadlineExceeded(
                             f"{argv[0]} did not end within {timeout_s:g} s on {self.name}", context={"target": self.name}
@@ -58,10 +75,10 @@ class SshTransport:
                         out += channel.recv(BLOCK)
                     elif channel.recv_stderr_ready():
                         err += channel.recv_stderr(BLOCK)
+                    elif channel.closed and not channel.eof_received:  # cut off: it would have sent its end
+                        raise broken(self.name, f"running {argv[0]}", EOFError("no exit status"))
                     else:
                         time.sleep(POLL_S)
-                    if channel.closed and not channel.exit_status_ready():
-                        raise broken(self.name, f"running {argv[0]}", EOFError("no exit status"))
                 return channel.recv_exit_status(), out.decode(errors="replace"), err.decode(errors="replace")
         finally:
             channel.close()
@@ -69,7 +86,7 @@ class SshTransport:
     def put(self, source: Path, target: str, *, offset: int = 0, progress: Callable[[int, int], None] | None = None) -> None:
         """Upload by SFTP, from `offset` on into what is there already."""
         size = source.stat().st_size
-        with working(self.name, f"uploading {source.name}"), source.open("rb") as reader:
+        with self._working(f"uploading {source.name}"), source.open("rb") as reader:
             with self._files().open(target, "r+b" if offset else "wb") as writer:
                 writer.set_pipelined(True)  # without it every block waits for the link's round trip
                 writer.seek(offset)
@@ -85,13 +102,15 @@ class SshTransport:
     def get(self, source: str, target: Path) -> None:
         """Download by SFTP, by way of a temporary name."""
         temporary = target.with_name(target.name + ".part")
-        with working(self.name, f"downloading {Path(source).name}"):
+        with self._working(f"downloading {Path(source).name}"):
             self._files().get(source, str(temporary))
         temporary.replace(target)
 
     def channel(self, argv: Sequence[str]) -> LineChannel:
         """Start a command for its lines."""
-        channel = LineChannel(self.name, SshPipe(self._start(argv), self.name))
+        started = self._start(argv)
+        assert self._connection is not None
+        channel = LineChannel(self.name, SshPipe(started, self._connection, self.name))
         self._stack.callback(channel.close)
         return channel
 
@@ -103,11 +122,24 @@ class SshTransport:
     def _start(self, argv: Sequence[str]) -> paramiko.Channel:
         if self._connection is None:
             raise TargetError(f"{self.name} is not connected")
-        with working(self.name, f"starting {argv[0]}"):
+        with self._working(f"starting {argv[0]}"):
             channel = self._connection.open_session(timeout=self._settings.connect_timeout_s)
             channel.settimeout(STALL_S)
             channel.exec_command(shlex.join(argv))
         return channel
+
+    @contextmanager
+    def _working(self, doing: str) -> Iterator[None]:
+        """As `working`; the reason for which we cut the link ourselves goes first."""
+        connection = self._connection
+        try:
+            with working(self.name, doing):
+                yield
+        except HostUnreachable as error:
+            changed = None if connection is None else connection.changed(self.name)
+            if changed is not None:
+                raise changed from error
+            raise
 
     def _files(self) -> paramiko.SFTPClient:
         if self._connection is None:
@@ -128,8 +160,9 @@ class SshTransport:
 class SshPipe:
     """`channel.Pipe` of an SSH channel."""
 
-    def __init__(self, channel: paramiko.Channel, name: str) -> None:
+    def __init__(self, channel: paramiko.Channel, connection: PinnedTransport, name: str) -> None:
         self._channel = channel
+        self._connection = connection
         self._name = name
 
     def read_output(self) -> bytes:
@@ -146,10 +179,20 @@ class SshPipe:
                 continue
 
     def write(self, data: bytes) -> None:
+        if self._channel.closed and self._connection.is_active():
+            raise AgentDied(f"the agent on {self._name} ended", context={"target": self._name, "status": self.status()})
         with working(self._name, "sending a request"):
             self._channel.sendall(data)
 
     def status(self) -> str:
+        """See `channel.Pipe`.
+
+        Raises:
+            HostKeyChanged: it ended because the link was cut for that.
+        """
+        changed = self._connection.changed(self._name)
+        if changed is not None:
+            raise changed
         if not self._channel.status_event.wait(2.0) or not self._channel.exit_status_ready():
             return "the link was cut"
         code = self._channel.recv_exit_status()

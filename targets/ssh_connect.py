@@ -33,6 +33,34 @@ DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its tracebacks are for the log, not for the terminal
 
 
+class PinnedTransport(paramiko.Transport):
+    """A connection whose server keeps the host key that it began with.
+
+    Keys are negotiated anew within a connection (RFC 4253, section 9), by default after 512 MB. Paramiko verifies the signature then,
+    and does not look whose it is.
+    """
+
+    offered: paramiko.PKey | None = None
+    """The other key, when one was offered."""
+
+    def _verify_key(self, host_key: bytes, sig: bytes) -> None:
+        first = self.host_key
+        super()._verify_key(host_key, sig)  # type: ignore[misc]  # its stubs leave private methods out
+        if first is not None and self.host_key != first:
+            self.offered = self.host_key
+            raise paramiko.SSHException("the server offers another host key than at the beginning")
+
+    def changed(self, name: str) -> HostKeyChanged | None:
+        """The error for a connection that ended so."""
+        if self.offered is None:
+            return None
+        return HostKeyChanged(
+            f"{name} offered another host key in the middle of the connection: {self.offered.fingerprint}; it has been cut",
+            hint="somebody may be in between: look at the network before you connect again",
+            context={"target": name, "fingerprint": self.offered.fingerprint, "key_type": self.offered.get_name()},
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """Where and as whom to connect: the settings of deploy.toml over those of the SSH configuration."""
@@ -143,7 +171,7 @@ def _paths(text: Any) -> tuple[Path, ...]:
 
 def open_connection(
     settings: TargetSettings, stack: ExitStack, *, jumps: tuple[str, ...] = (), passed: tuple[str, ...] = ()
-) -> paramiko.Transport:
+) -> PinnedTransport:
     """Connect, check the host key, authenticate. Everything opened, jump hosts too, is closed by `stack`.
 
     `jumps` stands for the configuration's own ProxyJump when it is not empty; `passed` are the hosts that wait for this one.
@@ -157,7 +185,7 @@ def open_connection(
     if route.where in passed:
         raise ConfigError(f"ProxyJump goes round in a circle: {' -> '.join((*passed, route.where))}")
     with connecting(settings.name, route.where, settings.connect_timeout_s):
-        connection = paramiko.Transport(_socket(settings, route, stack, passed))
+        connection = PinnedTransport(_socket(settings, route, stack, passed))
         stack.callback(connection.close)
         _prefer_known_types(connection, route)
         connection.banner_timeout = connection.handshake_timeout = connection.auth_timeout = settings.connect_timeout_s

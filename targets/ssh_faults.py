@@ -58,6 +58,16 @@ def connecting(name: str, where: str, timeout_s: float) -> Iterator[None]:
         raise HostUnreachable(f"{where} cannot be reached: {error.strerror or error}", hint=hint, context=context) from error
 
 
+def may_pass(error: HostUnreachable) -> bool:
+    """Whether another attempt may help: the server broke off before anybody logged in, as one does that has too many at its door
+    (MaxStartups, man 5 sshd_config) or is just starting. A host that refuses, or is not there, is said at once.
+    """
+    cause = error.__cause__
+    return isinstance(cause, (paramiko.SSHException, EOFError, ConnectionResetError, BrokenPipeError)) and not isinstance(
+        cause, (paramiko.ChannelException, IncompatiblePeer)
+    )
+
+
 @contextmanager
 def working(name: str, doing: str) -> Iterator[None]:
     """Faults on a connection that stands."""

@@ -1,8 +1,9 @@
 """What every subcommand shares: the options, the `Context` it is given, the `Outcome` it returns."""
 
+import copy
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -149,6 +150,34 @@ class Command(Helpful):
             return ctx.invoke(self.callback, context, **own)
         except ModuleNotFoundError as error:
             raise missing_extra(error) from error
+
+
+class Family(Helpful, click.Group):
+    """A command with parts: `edgec keys` and `edgec keys generate`. The first is `whole`; a part is imported when it is called."""
+
+    def __init__(self, name: str, whole: click.Command, parts: Mapping[str, Callable[[], click.Command]]) -> None:
+        super().__init__(name, help=whole.help, epilog=whole.epilog, add_help_option=False)
+        self._parts = parts
+        self._whole = copy.copy(whole)
+        self._whole.name = name
+        also = ", ".join(f"edgec {name} {part}" for part in parts)
+        self._whole.epilog = f"{whole.epilog or ''} \n\nAlso, each with --help: {also}"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, args if args and args[0] in self._parts else [_WHOLE, *args])
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(self._parts)
+
+    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+        name, found, rest = super().resolve_command(ctx, args)
+        return "" if name == _WHOLE else name, found, rest
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:  # noqa: ARG002
+        return self._whole if cmd_name == _WHOLE else self._parts[cmd_name]()
+
+
+_WHOLE = "whole"
 
 
 def missing_extra(error: ModuleNotFoundError) -> Exception:

@@ -9,11 +9,12 @@ import importlib
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import click
 
-from edgec.pipeline.cli.frame import Finished, Helpful, Outcome
+from edgec.pipeline.cli.frame import Family, Finished, Helpful, Outcome
 from edgec.pipeline.cli.output import Output
 from edgec.pipeline.core.errors import ConfigError, EdgecError
 
@@ -31,8 +32,12 @@ COMMANDS: Mapping[str, str] = {
     "gate": "The release verdict against a baseline, for CI.",
     "report": "Show a run: before and after, search, parity, gate.",
     "runs": "List earlier deploys and compressions.",
+    "keys": "Show the public half of the key that signs releases, and its fingerprint.",
 }
 """Each is the module of that name in this folder, imported when it is called, with its `command`."""
+
+PARTS: Mapping[str, tuple[str, ...]] = {"targets": ("remove",), "keys": ("generate", "trust")}
+"""Commands that have others below them: the module of `edgec keys trust` is keys_trust."""
 
 EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 2, 70, 130
 
@@ -46,8 +51,9 @@ class Verbs(Helpful, click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"edgec.pipeline.cli.{cmd_name}").command
-        return command
+        if cmd_name not in PARTS:
+            return _module(cmd_name)
+        return Family(cmd_name, _module(cmd_name), {part: partial(_module, f"{cmd_name}_{part}") for part in PARTS[cmd_name]})
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
         if args[0] not in COMMANDS and not args[0].startswith("-"):
@@ -60,6 +66,11 @@ class Verbs(Helpful, click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+
+def _module(name: str) -> click.Command:
+    command: click.Command = importlib.import_module(f"edgec.pipeline.cli.{name}").command
+    return command
 
 
 def _show_version(ctx: click.Context, _option: click.Parameter, wanted: bool) -> None:

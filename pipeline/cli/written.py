@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 PAGE = "report.html"
 
 
-def written(context: Context, work: "Work", run: "RecordId") -> tuple[Path, str]:
+def written(context: Context, work: "Work", run: "RecordId", page_name: str = PAGE) -> tuple[Path, str]:
     """Write the page of a run; where it lies, and the table for a terminal."""
     from edgec.pipeline.core.files import replacing
     from edgec.pipeline.report import html, model, terminal
 
     report = model.assemble(work.store, run)
-    page = context.config_path.parent / PAGE
+    page = context.config_path.parent / page_name
     with replacing(page) as draft:
         draft.write_bytes(html.render(report))
     colour = not context.plain and sys.stdout.isatty()
@@ -32,7 +32,7 @@ def written(context: Context, work: "Work", run: "RecordId") -> tuple[Path, str]
 
 
 @contextmanager
-def reported(context: Context, work: "Work") -> Iterator[None]:
+def reported(context: Context, work: "Work", page_name: str = PAGE) -> Iterator[None]:
     """An unmet objective leaves its page too, and the whole report in the error's context."""
     try:
         yield
@@ -40,7 +40,7 @@ def reported(context: Context, work: "Work") -> Iterator[None]:
         from edgec.pipeline.report import as_json, model
 
         run = str(error.context["run"])
-        page, table = written(context, work, run)
+        page, table = written(context, work, run, page_name)
         for line in table.splitlines():
             work.events.note(line)
         error.context |= {"page": str(page), "report": as_json.data(model.assemble(work.store, run))}

@@ -26,7 +26,9 @@ EdgecError
 │  ├─ DeviceReadOnly         the file system refuses writes
 │  ├─ DeviceBusy             somebody else holds the lock
 │  ├─ DigestMismatch         what arrived is not what was sent
-│  └─ GoldenCheckFailed      the device's runtime computes something else; the release was not activated
+│  ├─ SignatureRejected      the target demands a signature by a key it trusts
+│  ├─ GoldenCheckFailed      the device's runtime computes something else; the release was not activated
+│  └─ HealthCheckFailed      the release was activated and did not work; the old one is active again
 ├─ MeasurementError          the number is not valid                      exit 4
 ├─ ObjectiveNotMet           no candidate met it; carries the nearest     exit 1
 └─ StoreError                the run store is damaged or too new          exit 5
@@ -161,6 +163,14 @@ class DeviceBusy(TargetError):
 
 class DigestMismatch(TargetError):
     """What lies on the target is not what was sent."""
+
+
+class SignatureRejected(TargetError):
+    """The target demands that releases are signed by a key that it trusts, and this one is not."""
+
+
+class HealthCheckFailed(TargetError):
+    """The release did not work once it was active; the one before it has been put back."""
 
 
 class GoldenCheckFailed(TargetError):

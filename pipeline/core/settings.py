@@ -197,6 +197,14 @@ class TargetSettings:
     tags: tuple[str, ...] = ()
     connect_timeout_s: float = 10.0
     request_timeout_s: float = 60.0
+    health: tuple[str, ...] = ()
+    """A command of the target, in words, run in the active release's folder right after each activation: status 0 means healthy, anything
+    else puts the old release back."""
+    health_timeout_s: float = 30.0
+    memory_limit_bytes: int | None = None
+    """What the process of a network may allocate there; None leaves it to the kernel."""
+    require_signature: bool = False
+    """Activate only releases signed by a key that the target trusts (`edgec keys`). A target that has trusted keys demands it anyway."""
     provenance: str = "measured"
     """emulated for a QEMU board; the agent says so too where it can tell."""
 
@@ -211,6 +219,8 @@ class Config:
     seed: int = 0
     keep: int = 3
     """Releases kept on a target, the active one always among them."""
+    signing_key: Path | None = None
+    """Signs releases: a file of `edgec keys generate`."""
     model: ModelSettings
     data: DataSettings
     train: TrainSettings = field(default_factory=TrainSettings)

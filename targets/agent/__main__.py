@@ -1,4 +1,4 @@
-"""Starts the agent (`--folder PATH`) or, from it, the process of one network (`--runner`).
+"""Starts the agent (`--folder PATH [--memory BYTES]`) or, from it, the process of one network (`--runner [BYTES]`).
 
 The protocol gets the standard output for itself: file descriptor 1 becomes stderr, so that a print, of Python or of a runtime's C++,
 cannot break a line.
@@ -17,11 +17,11 @@ def main(arguments: List[str]) -> int:
     """Run; the exit status of the process."""
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    if arguments == ["--runner"]:
-        return network.main(sys.stdin.buffer, replies)
-    if len(arguments) == 2 and arguments[0] == "--folder":
-        return Server(Folder(arguments[1]), sys.stdin.buffer, replies).run()
-    print("usage: edgec-agent --folder PATH", file=sys.stderr)
+    if arguments[:1] == ["--runner"] and len(arguments) <= 2:
+        return network.main(sys.stdin.buffer, replies, *map(int, arguments[1:]))
+    if len(arguments) in (2, 4) and arguments[::2] == ["--folder", "--memory"][: len(arguments) // 2]:
+        return Server(Folder(arguments[1]), sys.stdin.buffer, replies, *map(int, arguments[3:])).run()
+    print("usage: edgec-agent --folder PATH [--memory BYTES]", file=sys.stderr)
     return 2
 
 

@@ -10,6 +10,7 @@ import threading
 import time
 from typing import Any, Callable, Deque, Dict, List, Optional, Set
 
+from edgec.targets.agent.limits import oom_kills
 from edgec.targets.agent.wire import Failure, Lines, decode, encode
 
 LAST_LINES = 20
@@ -17,9 +18,10 @@ LAST_LINES = 20
 
 
 class Children:
-    """All live network processes of this agent, so that the end of the host ends them too."""
+    """All live network processes of this agent, so that the end of the host ends them too. `memory_bytes` bounds each of them."""
 
-    def __init__(self) -> None:
+    def __init__(self, memory_bytes: Optional[int] = None) -> None:
+        self.memory_bytes = memory_bytes
         self._lock = threading.Lock()
         self._live: Set[Child] = set()
         self.ended = threading.Event()
@@ -54,8 +56,10 @@ class Child:
     def __init__(self, children: Children, patience_s: float) -> None:
         self._children = children
         self._patience_s = patience_s
+        limit = [] if children.memory_bytes is None else [str(children.memory_bytes)]
+        self._oom_kills = oom_kills()
         self._process = subprocess.Popen(
-            [sys.executable, os.path.abspath(sys.argv[0]), "--runner"],
+            [sys.executable, os.path.abspath(sys.argv[0]), "--runner", *limit],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -126,8 +130,11 @@ class Child:
         last = list(self._last)
         if status < 0:
             name = next((each.name for each in signal.Signals if each.value == -status), str(-status))
-            advice = "; the kernel kills so when memory runs out" if -status == signal.SIGKILL else ""
-            return Failure("RunnerDied", "the network's process was ended by %s%s" % (name, advice), signal=-status, op=op, stderr=last)
+            kills = oom_kills()
+            out_of_memory = None if kills is None or self._oom_kills is None else -status == signal.SIGKILL and kills > self._oom_kills
+            advice = "; the kernel had run out of memory" if out_of_memory else ""
+            what = "the network's process was ended by %s%s" % (name, advice)
+            return Failure("RunnerDied", what, signal=-status, out_of_memory=out_of_memory, op=op, stderr=last)
         return Failure("RunnerDied", "the network's process ended with status %d" % status, status=status, op=op, stderr=last)
 
     def _listen(self) -> None:

@@ -2,30 +2,29 @@
 
 .edgec-folder            says that the folder is ours; nothing is ever removed without it
 agents/                  the agent's own file, named by its hash
-lock                     held with flock by the agent in charge; its owner as JSON inside
+lock                     held by the agent in charge; whose it is and since when, as JSON (`lock.py`)
+trusted_keys             whose releases are taken, where the device demands signatures (`trust.py`)
 objects/<sha256>         files by content
-incoming/<sha256>.part   uploads under way
+incoming/<sha256>.part   uploads under way; <sha256>.z.part: compressed
 outgoing/                results to be fetched
 timings/<device>         what engine builders measured here, to build faster the next time
 apps/<app>/              releases/<release>/, the link `current`, history.json
 """
 
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, List
 
+from edgec.targets.agent.lock import Lock
 from edgec.targets.agent.wire import Failure
 
 MARKER_FILE = ".edgec-folder"
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}\Z")
 DIGEST = re.compile(r"^[0-9a-f]{64}\Z")
-LEAVING_S = 2.0
-"""Patience with another agent's lock."""
 STALE_S = 24 * 3600.0
 """Age after which an upload or a result that nobody came back for is removed."""
 
@@ -99,7 +98,7 @@ class Folder:
 
     def __init__(self, path: str) -> None:
         self.path = os.path.abspath(path)
-        self._lock_fd: Optional[int] = None
+        self.lock = Lock(self.at("lock"))
         self._made = False
 
     def at(self, *parts: str) -> str:
@@ -107,18 +106,30 @@ class Folder:
         return os.path.join(self.path, *parts)
 
     def make(self) -> None:
-        """Make the folder and its parts, and remove what nobody came back for."""
+        """Make the folder and its parts."""
         if self._made:
             return
         if not os.path.exists(self.at(MARKER_FILE)):
             write_whole(self.at(MARKER_FILE), b"This folder belongs to edgec, which may remove it.\n")
         for part in ("objects", "incoming", "outgoing", "apps", "timings"):
             os.makedirs(self.at(part), exist_ok=True)
+        self._made = True
+
+    def tidy(self) -> None:
+        """Remove uploads and results that nobody came back for. Needs the lock: they are another agent's otherwise."""
         for part in ("incoming", "outgoing"):
             for name in os.listdir(self.at(part)):
                 if time.time() - os.lstat(self.at(part, name)).st_mtime > STALE_S:
                     os.unlink(self.at(part, name))
-        self._made = True
+
+    def size_bytes(self) -> int:
+        """Bytes of all files, one with several names counted once."""
+        sizes = {}
+        for place, _, names in os.walk(self.path):
+            for name in names:
+                stat = os.lstat(os.path.join(place, name))
+                sizes[stat.st_ino] = stat.st_size
+        return sum(sizes.values())
 
     def free_bytes(self) -> int:
         """Space that this user may still fill."""
@@ -138,58 +149,17 @@ class Folder:
             what = "%d bytes are needed in %s and %d are free" % (needed, self.path, free)
             raise Failure("DeviceFull", what, needed_bytes=needed, free_bytes=free, folder=self.path)
 
-    @property
-    def is_locked(self) -> bool:
-        """Whether this agent is in charge."""
-        return self._lock_fd is not None
-
-    def lock(self, owner: str) -> None:
-        """Take charge of the device until this process ends; the system frees the lock even when it is killed.
+    def take_charge(self, owner: str, by_force: bool = False) -> None:
+        """Lock the device until this process ends; see `lock.py`.
 
         Raises:
-            Failure: DeviceBusy, with the other's name and since when.
+            Failure: DeviceBusy, DeviceFull, DeviceReadOnly.
         """
-        if self._lock_fd is not None:
-            return
-        self.check_space(4096)
-        self.make()
-        fd = os.open(self.at("lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            self._wait_for(fd)
-        except BlockingIOError:
-            holder = self._holder(fd)
-            os.close(fd)
-            age = max(0.0, time.time() - holder["since"]) if isinstance(holder.get("since"), (int, float)) else None
-            what = "%s has been using this target for %s" % (holder.get("owner", "somebody"), "unknown" if age is None else "%.0f s" % age)
-            raise Failure("DeviceBusy", what, owner=holder.get("owner"), age_s=age, pid=holder.get("pid")) from None
-        except OSError:
-            os.close(fd)
-            raise
-        self._lock_fd = fd
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, json.dumps({"owner": owner, "pid": os.getpid(), "since": time.time()}).encode("ascii"), 0)
-
-    @staticmethod
-    def _wait_for(fd: int) -> None:
-        """Take the lock; an agent whose host has just left may need a moment to end."""
-        end = time.monotonic() + LEAVING_S
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                if time.monotonic() > end:
-                    raise
-                time.sleep(0.05)
-            else:
-                return
-
-    @staticmethod
-    def _holder(fd: int) -> Dict[str, Any]:
-        try:
-            holder = json.loads(os.pread(fd, 8192, 0).decode("utf-8"))
-        except ValueError:  # its owner is just writing it
-            return {}
-        return holder if isinstance(holder, dict) else {}
+        if not self.lock.held:
+            self.check_space(4096)
+            self.make()
+            self.lock.take(owner, by_force)
+            self.tidy()
 
     def need_lock(self) -> None:
         """Refuse a change by an agent that is not in charge.
@@ -197,7 +167,7 @@ class Folder:
         Raises:
             Failure: AgentError.
         """
-        if self._lock_fd is None:
+        if not self.lock.held:
             raise Failure("AgentError", "the target has to be locked before this operation")
 
     def apps(self) -> List[str]:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO, Callable, Dict, List, Optional
 from edgec.targets.agent import engine
 from edgec.targets.agent.clock import monotonic_ns, perf_counter_ns
 from edgec.targets.agent.identity import modules_in
+from edgec.targets.agent.limits import confine
 from edgec.targets.agent.wire import Failure, Fields, Lines, decode, encode
 
 
@@ -197,7 +198,10 @@ def in_pieces(described: List[Dict[str, Any]], arrays: Dict[str, Any], run: Call
 
 
 class refusals:  # noqa: N801
-    """What a runtime raises about a network or its inputs becomes a ModelError. Runtimes share no base class but Exception."""
+    """What a runtime raises about a network or its inputs becomes a ModelError, want of memory a RunnerDied.
+
+    Runtimes share no base class but Exception.
+    """
 
     def __init__(self, what: str) -> None:
         self._what = what
@@ -206,6 +210,8 @@ class refusals:  # noqa: N801
         return None
 
     def __exit__(self, _type: object, error: Optional[BaseException], _trace: object) -> None:
+        if isinstance(error, MemoryError) or (isinstance(error, Exception) and "bad_alloc" in str(error)):  # C++'s own name for it
+            raise Failure("RunnerDied", "the network needs more memory than its process may have", out_of_memory=True) from error
         if isinstance(error, Exception) and not isinstance(error, Failure):
             raise Failure("ModelError", "%s: %s" % (self._what, str(error)[:2000]), error=type(error).__name__) from error
 
@@ -323,8 +329,9 @@ def die_with_parent() -> None:
         return
 
 
-def main(requests: BinaryIO, replies: BinaryIO) -> int:
+def main(requests: BinaryIO, replies: BinaryIO, memory_bytes: Optional[int] = None) -> int:
     """Answer until the requests end."""
+    confine(memory_bytes)
     parent = os.getppid()
     die_with_parent()
     if os.getppid() != parent:

@@ -1,6 +1,7 @@
 """Releases of an application: immutable folders beside a link `current` that is switched in one step.
 
     apps/<app>/releases/<release>/manifest.json   the host's manifest, with "files": {name: SHA-256}
+    apps/<app>/releases/<release>/seal.json       the manifest's own SHA-256, and its signature if it has one (`trust.py`)
     apps/<app>/current -> releases/<release>
     apps/<app>/history.json                       releases in the order in which they were activated
 
@@ -13,13 +14,17 @@ import os
 import shutil
 import stat
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 from edgec.targets.agent.folder import Folder, checked_digest, checked_name, digest_of, read_json, sync, write_whole
 from edgec.targets.agent.objects import Objects
+from edgec.targets.agent.trust import SEAL, Signature, Trust, manifest_bytes, seal_bytes
 from edgec.targets.agent.wire import Failure
 
 MANIFEST = "manifest.json"
+OURS = frozenset((MANIFEST, SEAL))
+Standing = Tuple[Optional[str], List[str]]
+"""The active release and the history."""
 
 
 class Releases:
@@ -29,6 +34,8 @@ class Releases:
         self.folder = folder
         self.app = checked_name(app, "application")
         self.root = folder.at("apps", self.app)
+        self.current = os.path.join(self.root, "current")
+        self.trust = Trust(folder.path)
 
     def path(self, release: str) -> str:
         """The folder of a release, there or not."""
@@ -37,7 +44,7 @@ class Releases:
     def active(self) -> Optional[str]:
         """The release that `current` points to."""
         try:
-            return os.path.basename(os.readlink(os.path.join(self.root, "current")))
+            return os.path.basename(os.readlink(self.current))
         except FileNotFoundError:
             return None
 
@@ -59,36 +66,50 @@ class Releases:
             found.append(each)
         return sorted(found, key=lambda each: (-each["staged_at_s"], each["release"]))
 
-    def stage(self, release: str, manifest: Dict[str, Any], files: Dict[str, Any], objects: Objects) -> bool:
+    def stage(
+        self,
+        release: str,
+        manifest: Dict[str, Any],
+        files: Dict[str, Any],
+        objects: Objects,
+        signature: Optional[Signature] = None,
+        demanded: bool = False,
+    ) -> bool:
         """Build a release from objects and verify it; False when it was here already, whole. A damaged one is mended file by file.
+
+        `demanded`: see `Trust.check`.
 
         Raises:
             Failure: AgentError when an object is missing or another release of this name is here, DigestMismatch when an object is
-                damaged (it is removed).
+                damaged (it is removed), SignatureRejected.
         """
         target = self.path(release)
         for name, digest in files.items():
             checked_digest(digest)
-            if checked_name(name, "file") == MANIFEST:
-                raise Failure("ProtocolViolation", "a release's %s is written by the agent" % MANIFEST)
+            if checked_name(name, "file") in OURS:
+                raise Failure("ProtocolViolation", "a release's %s is written by the agent" % name)
         document = dict(manifest, files=files)
         if manifest.get("files", files) != files:
             raise Failure("ProtocolViolation", "the manifest names other files than the request")
+        data = manifest_bytes(document)
+        self.trust.check(self.app, release, data, signature, demanded)
         if os.path.isdir(target):
-            if not self.problems(release):
-                if read_json(os.path.join(target, MANIFEST)) == document:
-                    return False
+            if self.problems(release):
+                self._mend(target, files, objects)
+                seal(target, data, signature)
+                return True
+            if read_json(os.path.join(target, MANIFEST)) != document:
                 raise Failure("AgentError", "another release %s is on the target already" % release, release=release)
-            self._mend(target, document, objects)
-            return True
+            if signature is not None:
+                seal(target, data, signature)
+            return False
         os.makedirs(os.path.dirname(target), exist_ok=True)
         temporary = os.path.join(os.path.dirname(target), ".tmp-" + release)
         shutil.rmtree(temporary, ignore_errors=True)
         os.mkdir(temporary)
         for name, digest in files.items():
             place(objects, digest, os.path.join(temporary, name))
-        write_whole(os.path.join(temporary, MANIFEST), json.dumps(document, sort_keys=True, indent=1).encode("ascii"))
-        sync(temporary)
+        seal(temporary, data, signature)
         os.rename(temporary, target)
         sync(os.path.dirname(target))
         return True
@@ -100,37 +121,56 @@ class Releases:
             return ["there is no release %s" % release]
         try:
             files = (read_json(os.path.join(path, MANIFEST)) or {})["files"]
+            sealed = (read_json(os.path.join(path, SEAL)) or {})["sha256"]
         except (ValueError, KeyError, TypeError):
-            return ["%s cannot be read" % MANIFEST]
-        there = set(os.listdir(path)) - {MANIFEST}
+            return ["%s or %s cannot be read" % (MANIFEST, SEAL)]
+        if digest_of(os.path.join(path, MANIFEST)) != sealed:
+            return ["%s is damaged" % MANIFEST]
+        there = set(os.listdir(path)) - OURS
         found = ["%s is missing" % name for name in sorted(set(files) - there)]
         found += ["%s does not belong there" % name for name in sorted(there - set(files))]
         found += ["%s is damaged" % name for name in sorted(there & set(files)) if digest_of(os.path.join(path, name)) != files[name]]
         return found
 
-    def activate(self, release: str) -> Optional[str]:
-        """Point `current` to a release that has been verified just now; returns the one that was active.
+    def activate(self, release: str, demanded: bool = False) -> Optional[str]:
+        """Point `current` to a release that has been verified just now, its signature too; returns the one that was active.
 
         Raises:
-            Failure: DigestMismatch, and the old one stays active.
+            Failure: DigestMismatch, SignatureRejected, and the old one stays active.
         """
         problems = self.problems(release)
         if problems:
             raise Failure("DigestMismatch", "release %s cannot be activated: %s" % (release, problems[0]), problems=problems[:10])
-        active = self.active()
+        self._check_signature(release, demanded)
+        active, history = self.standing()
         if release != active:
-            history = self._history()
             if active in history:
                 history = history[: len(history) - history[::-1].index(active)]
+            elif active is not None:
+                history = [active]
             self._remember([*history, release])
             self._switch(release)
         return active
 
-    def rollback(self) -> Dict[str, str]:
+    def standing(self) -> Standing:
+        """What `restore` needs to undo an activation."""
+        return self.active(), self._history()
+
+    def restore(self, before: Standing) -> None:
+        """Make active what was active, or nothing; the release that is left stays on the target."""
+        active, history = before
+        if active is not None:
+            self._switch(active)
+        elif os.path.lexists(self.current):
+            os.unlink(self.current)
+            sync(self.root)
+        self._remember(history)
+
+    def rollback(self, demanded: bool = False) -> Dict[str, str]:
         """Make the previous release active again.
 
         Raises:
-            Failure: TargetError when there is none, DigestMismatch when it is damaged.
+            Failure: TargetError when there is none, DigestMismatch when it is damaged, SignatureRejected.
         """
         active, before = self.active(), self._before()
         if active is None or not before:
@@ -139,6 +179,7 @@ class Releases:
         problems = self.problems(previous)
         if problems:
             raise Failure("DigestMismatch", "the previous release %s is damaged: %s" % (previous, problems[0]), problems=problems[:10])
+        self._check_signature(previous, demanded)
         self._switch(previous)
         self._remember(before)
         return {"old": active, "new": previous}
@@ -159,11 +200,17 @@ class Releases:
                 removed.append(each["release"])
         return removed
 
-    def _mend(self, path: str, document: Dict[str, Any], objects: Objects) -> None:
+    def _check_signature(self, release: str, demanded: bool) -> None:
+        path = self.path(release)
+        with open(os.path.join(path, MANIFEST), "rb") as file:
+            manifest = file.read()
+        said = read_json(os.path.join(path, SEAL))
+        self.trust.check(self.app, release, manifest, Signature.of(said), demanded)
+
+    def _mend(self, path: str, files: Dict[str, Any], objects: Objects) -> None:
         """Replace each damaged file by its object, one rename each: the release may be the active one."""
-        files = document["files"]
         for name in os.listdir(path):
-            if name != MANIFEST and name not in files:
+            if name not in OURS and name not in files:
                 os.unlink(os.path.join(path, name))
         for name, digest in files.items():
             file = os.path.join(path, name)
@@ -173,8 +220,6 @@ class Releases:
                     os.unlink(temporary)
                 place(objects, digest, temporary)
                 os.replace(temporary, file)
-        write_whole(os.path.join(path, MANIFEST), json.dumps(document, sort_keys=True, indent=1).encode("ascii"))
-        sync(path)
 
     def _names(self) -> List[str]:
         path = os.path.join(self.root, "releases")
@@ -191,7 +236,10 @@ class Releases:
         return before
 
     def _history(self) -> List[str]:
-        history = read_json(os.path.join(self.root, "history.json"))
+        try:
+            history = read_json(os.path.join(self.root, "history.json"))
+        except ValueError:  # damaged: what was active before is not known any more, what is active now is
+            return []
         return [name for name in history if isinstance(name, str)] if isinstance(history, list) else []
 
     def _remember(self, history: List[str]) -> None:
@@ -202,8 +250,15 @@ class Releases:
         if os.path.lexists(temporary):
             os.unlink(temporary)
         os.symlink(os.path.join("releases", release), temporary)
-        os.replace(temporary, os.path.join(self.root, "current"))
+        os.replace(temporary, self.current)
         sync(self.root)
+
+
+def seal(path: str, manifest: bytes, signature: Optional[Signature]) -> None:
+    """Write a release's manifest and seal. The seal comes first: a cut in between is found as damage, and mended."""
+    write_whole(os.path.join(path, SEAL), seal_bytes(manifest, signature))
+    write_whole(os.path.join(path, MANIFEST), manifest)
+    sync(path)
 
 
 def place(objects: Objects, digest: str, target: str) -> None:
@@ -227,9 +282,9 @@ def place(objects: Objects, digest: str, target: str) -> None:
         )
 
 
-def prune_objects(folder: Folder, unused_s: float) -> List[str]:
-    """Remove objects that no release uses and that nobody has asked for in the last `unused_s` seconds."""
-    used = set()
+def prune_objects(objects: Objects, unused_s: float) -> List[str]:
+    """Remove objects that no release uses, that this session has not spoken of, and that nobody has asked for in the last `unused_s` s."""
+    folder, used = objects.folder, set(objects.asked)
     for app in folder.apps():
         releases = Releases(folder, app)
         for each in releases.all():

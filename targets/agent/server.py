@@ -13,28 +13,30 @@ import time
 import traceback
 from typing import Any, BinaryIO, Callable, Dict, Optional
 
-from edgec.targets.agent import conditions, facts
+from edgec.targets.agent import conditions, facts, trial
 from edgec.targets.agent.child import Child, Children
 from edgec.targets.agent.folder import Folder, checked_digest, checked_name, digest_of
+from edgec.targets.agent.lock import SILENCE_S
 from edgec.targets.agent.objects import Objects
 from edgec.targets.agent.profile import Job, profile
 from edgec.targets.agent.releases import Releases, prune_objects
+from edgec.targets.agent.trust import Signature, Trust, fingerprint, key_from
 from edgec.targets.agent.wire import MARKER, PROTOCOL, Failure, Fields, Lines, decode, encode
 
-SILENCE_S = 120.0
-"""The host beats every 20 s. A link that was cut without a goodbye must not hold the lock for hours."""
+GRACE_S = 30.0
+"""Once the host is gone, what is being written has this long to come to its end; a disk that hangs must not hold the lock for ever."""
 
 Event = Callable[[Dict[str, Any]], None]
 Answer = Dict[str, Any]
 
 
 class Server:
-    """The agent. `requests` and `replies` are the two ends of the channel."""
+    """The agent. `requests` and `replies` are the two ends of the channel; `memory_bytes` bounds each network's process."""
 
-    def __init__(self, folder: Folder, requests: BinaryIO, replies: BinaryIO) -> None:
+    def __init__(self, folder: Folder, requests: BinaryIO, replies: BinaryIO, memory_bytes: Optional[int] = None) -> None:
         self.folder = folder
         self.objects = Objects(folder)
-        self.children = Children()
+        self.children = Children(memory_bytes)
         self._requests = requests
         self._replies = replies
         self._queue: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
@@ -67,6 +69,7 @@ class Server:
         lines = Lines()
         for data in iter(lambda: os.read(self._requests.fileno(), 1 << 16), b""):
             self._heard = time.monotonic()
+            self.folder.lock.heard()
             for line in lines.feed(data):
                 try:
                     request = decode(line)
@@ -82,7 +85,10 @@ class Server:
         self._end()
 
     def _end(self) -> None:
-        """Stop the networks; what is being written is finished first, it takes seconds at most."""
+        """Stop the networks; what is being written is finished first, which takes seconds, or never on a disk that hangs."""
+        grace = threading.Timer(GRACE_S, os._exit, (1,))
+        grace.daemon = True
+        grace.start()
         self.children.end()
         self._queue.put(None)
 
@@ -149,9 +155,36 @@ def op_conditions(_server: Server, _fields: Fields, _event: Event) -> Answer:
 
 
 def op_lock(server: Server, fields: Fields, _event: Event) -> Answer:
-    """Take charge until this agent ends."""
-    server.folder.lock(fields.text("owner"))
+    """Take charge until this agent ends; with `by_force` the agent that is in charge is ended."""
+    server.folder.take_charge(fields.text("owner"), fields.flag("by_force"))
     return {}
+
+
+def op_holder(server: Server, _fields: Fields, _event: Event) -> Answer:
+    """Who is in charge, if anybody."""
+    return {"holder": server.folder.lock.holder()}
+
+
+def op_trust(server: Server, fields: Fields, _event: Event) -> Answer:
+    """Trust the keys of these lines from now on, beside those trusted already or (`only`) instead of them; none at all: ask for no
+    signatures any more.
+    """
+    server.folder.need_lock()
+    trust, lines = Trust(server.folder.path), fields.texts("keys")
+    try:
+        new = {fingerprint(key_from(line)): line for line in lines}
+    except ValueError as error:
+        raise Failure("ProtocolViolation", "a key to be trusted is %s" % error) from error
+    if not fields.flag("only"):
+        new = dict(trust.lines(), **new)
+    trust.write(new)
+    return {"trusted": sorted(trust.keys() or {})}
+
+
+def op_trusted(server: Server, _fields: Fields, _event: Event) -> Answer:
+    """Fingerprints of the trusted keys; null where no signatures are asked for."""
+    keys = Trust(server.folder.path).keys()
+    return {"trusted": None if keys is None else sorted(keys)}
 
 
 def op_have(server: Server, fields: Fields, _event: Event) -> Answer:
@@ -164,13 +197,13 @@ def op_reserve(server: Server, fields: Fields, _event: Event) -> Answer:
     """Where to upload a file to."""
     server.folder.need_lock()
     size = fields.whole("size")
-    return server.objects.reserve(checked_digest(fields.text("digest")), size, fields.whole("total", size))
+    return server.objects.reserve(checked_digest(fields.text("digest")), size, fields.whole("total", size), fields.flag("packed"))
 
 
 def op_commit(server: Server, fields: Fields, _event: Event) -> Answer:
     """An upload is complete."""
     server.folder.need_lock()
-    server.objects.commit(checked_digest(fields.text("digest")), fields.whole("size"))
+    server.objects.commit(checked_digest(fields.text("digest")), fields.whole("size"), fields.flag("packed"))
     return {}
 
 
@@ -178,7 +211,9 @@ def op_stage(server: Server, fields: Fields, _event: Event) -> Answer:
     """Build a release of files that are here."""
     server.folder.need_lock()
     releases = Releases(server.folder, fields.text("app"))
-    return {"made": releases.stage(fields.text("release"), fields.object("manifest"), fields.object("files"), server.objects)}
+    signature = Signature.of(fields.optional_object("signature"))
+    name, manifest, files = fields.text("release"), fields.object("manifest"), fields.object("files")
+    return {"made": releases.stage(name, manifest, files, server.objects, signature, fields.flag("signed"))}
 
 
 def op_verify(server: Server, fields: Fields, _event: Event) -> Answer:
@@ -186,16 +221,30 @@ def op_verify(server: Server, fields: Fields, _event: Event) -> Answer:
     return {"problems": Releases(server.folder, fields.text("app")).problems(fields.text("release"))}
 
 
-def op_activate(server: Server, fields: Fields, _event: Event) -> Answer:
-    """Switch to a release."""
+def op_activate(server: Server, fields: Fields, event: Event) -> Answer:
+    """Switch to a release and see whether it is healthy; if not, switch back."""
     server.folder.need_lock()
-    return {"previous": Releases(server.folder, fields.text("app")).activate(fields.text("release"))}
+    releases, name = Releases(server.folder, fields.text("app")), fields.text("release")
+    before = releases.standing()
+    previous = releases.activate(name, fields.flag("signed"))
+    healthy = False
+    try:
+        trial.prove(releases.current, fields, server.children, event)
+        healthy = True
+    except Failure as failure:
+        back = "nothing is" if before[0] is None else "it stays" if before[0] == name else "%s is" % before[0]
+        what = "release %s is not healthy: %s; %s active" % (name, failure.what, back + ("" if before[0] in (None, name) else " again"))
+        raise Failure("HealthCheckFailed", what, **dict(failure.context, cause=failure.type, active=before[0])) from failure
+    finally:
+        if not healthy and before[0] != name:
+            releases.restore(before)
+    return {"previous": previous}
 
 
 def op_rollback(server: Server, fields: Fields, _event: Event) -> Answer:
     """Switch back."""
     server.folder.need_lock()
-    return dict(Releases(server.folder, fields.text("app")).rollback())
+    return dict(Releases(server.folder, fields.text("app")).rollback(fields.flag("signed")))
 
 
 def op_releases(server: Server, fields: Fields, _event: Event) -> Answer:
@@ -207,7 +256,7 @@ def op_prune(server: Server, fields: Fields, _event: Event) -> Answer:
     """Remove old releases and files that nothing uses."""
     server.folder.need_lock()
     removed = Releases(server.folder, fields.text("app")).prune(fields.whole("keep", low=1))
-    return {"releases": removed, "objects": prune_objects(server.folder, fields.number("unused_s", 86400.0))}
+    return {"releases": removed, "objects": prune_objects(server.objects, fields.number("unused_s", 86400.0))}
 
 
 def op_profile(server: Server, fields: Fields, event: Event) -> Answer:
@@ -269,19 +318,17 @@ def op_forget(server: Server, fields: Fields, _event: Event) -> Answer:
 def op_golden(server: Server, fields: Fields, event: Event) -> Answer:
     """Run a release's network on its golden inputs and hold the outputs against the references."""
     server.folder.need_lock()
-    release = Releases(server.folder, fields.text("app")).path(fields.text("release"))
-    file, golden = (os.path.join(release, checked_name(fields.text(key), "file")) for key in ("file", "golden"))
-    for path in (file, golden):
-        if not os.path.isfile(path):
-            raise Failure("AgentError", "the release has no file %s" % os.path.basename(path))
-    tolerance = Fields(fields.object("tolerance"))
-    max_abs, top1 = tolerance.number("max_abs"), tolerance.number("top1", high=1.0)
-    with Child(server.children, fields.number("patience_s", 60.0, low=0.1)) as child:
-        child.call("open", {"runtime": fields.text("runtime"), "path": file, "threads": fields.whole("threads", 1, 1)})
-        answer = child.call("golden", {"golden": golden}, event=event)
-    worst = answer["max_abs_error"]
-    answer["passed"] = worst is not None and worst <= max_abs and answer["agree"] >= top1 * answer["n"]
-    return answer
+    path = Releases(server.folder, fields.text("app")).path(fields.text("release"))
+    return trial.golden(path, fields, server.children, event)
+
+
+def op_contents(server: Server, _fields: Fields, _event: Event) -> Answer:
+    """What of ours lies on the device."""
+    apps = []
+    for name in server.folder.apps():
+        releases = Releases(server.folder, name)
+        apps.append({"app": name, "active": releases.active(), "releases": len(releases.all())})
+    return {"apps": apps, "size_bytes": server.folder.size_bytes()}
 
 
 def op_remove(server: Server, _fields: Fields, _event: Event) -> Answer:

@@ -121,12 +121,30 @@ class Fields:
             raise Failure("ProtocolViolation", "%r is not a number between %g and %g" % (name, low, high))
         return float(value)
 
+    def flag(self, name: str) -> bool:
+        """True or false; false when it is not there."""
+        value = self._get(name, False)
+        if not isinstance(value, bool):
+            raise Failure("ProtocolViolation", "%r is not true or false" % name)
+        return value
+
+    def texts(self, name: str) -> List[str]:
+        """An array of texts as `text` reads them; empty when it is not there."""
+        value = self._get(name, [])
+        if not isinstance(value, list) or len(value) > 1000:
+            raise Failure("ProtocolViolation", "%r is not an array of texts" % name)
+        return [Fields({name: each}).text(name) for each in value]
+
     def object(self, name: str) -> Dict[str, Any]:
         """A JSON object."""
         value = self._get(name, None)
         if not isinstance(value, dict):
             raise Failure("ProtocolViolation", "%r is not an object" % name)
         return value
+
+    def optional_object(self, name: str) -> Optional[Dict[str, Any]]:
+        """A JSON object, or None when there is none."""
+        return None if self._request.get(name) is None else self.object(name)
 
     def array(self, name: str) -> List[Any]:
         """A JSON array."""

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,11 +10,21 @@ import numpy as np
 import pytest
 from tiny_networks import digest, images, linear_network, weights
 
-from edgec.pipeline.core.errors import DeviceBusy, DeviceFull, DigestMismatch, ModelError, TargetError, ToolchainMissing
+from edgec.pipeline.core.errors import (
+    AgentDied,
+    DeviceBusy,
+    DeviceFull,
+    DigestMismatch,
+    HealthCheckFailed,
+    ModelError,
+    RunnerDied,
+    TargetError,
+    ToolchainMissing,
+)
 from edgec.pipeline.core.records import StoppingRule
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.profilers.energy import energy_from
-from edgec.targets.replies import NetworkJob
+from edgec.targets.replies import GoldenBounds, NetworkJob
 from edgec.targets.session import AgentSession, open_session
 
 QUICK = StoppingRule(min_time_s=0.02, min_count=40, rel_width=0.5, max_time_s=0.4, warmup_s=0.02, block_s=0.002)
@@ -237,11 +248,11 @@ def test_golden_check_passes_and_fails_on_its_tolerance(session: AgentSession, n
     np.savez(tmp_path / "golden.npz", **{"in:input": x, "out:output": y + np.float32(0.25)})
     session.ship({digest(each): each for each in (network, tmp_path / "golden.npz")})
     session.stage("app", "r1", {}, {"model.onnx": digest(network), "golden.npz": digest(tmp_path / "golden.npz")})
-    loose = session.golden("app", "r1", file="model.onnx", runtime="onnxruntime", max_abs=0.3, top1=1.0)
+    loose = session.golden("app", "r1", GoldenBounds(file="model.onnx", runtime="onnxruntime", max_abs=0.3, top1=1.0))
     assert loose.passed
     assert loose.n == loose.agree == 4
     assert loose.max_abs_error == pytest.approx(0.25, abs=1e-4)
-    assert not session.golden("app", "r1", file="model.onnx", runtime="onnxruntime", max_abs=0.2, top1=1.0).passed
+    assert not session.golden("app", "r1", GoldenBounds(file="model.onnx", runtime="onnxruntime", max_abs=0.2, top1=1.0)).passed
 
 
 @pytest.mark.parametrize("content", [b"", b"not a network", b"\x08\x07garbage" * 50])
@@ -287,3 +298,90 @@ def test_folder_with_foreign_files_is_refused_untouched(settings: TargetSettings
     with pytest.raises(TargetError, match=r"thesis\.tex"), open_session(settings):
         pass
     assert [each.name for each in Path(settings.folder).iterdir()] == ["thesis.tex"]
+
+
+def test_file_that_shrinks_travels_compressed_and_arrives_whole(session: AgentSession, settings: TargetSettings, tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    file.write_bytes(b"".join(b"%d\n" % (i * i) for i in range(100_000)))
+    sent = session.ship({digest(file): file})
+    size = file.stat().st_size
+    assert sent == size if settings.transport is TransportKind.LOCAL else sent < size / 2
+    assert (Path(settings.folder) / "objects" / digest(file)).read_bytes() == file.read_bytes()
+    assert list((Path(settings.folder) / "incoming").iterdir()) == []
+
+
+def healthy(settings: TargetSettings, folder: Path, name: str, *health: str) -> str | None:
+    """Ship and activate a release on a target with a health command."""
+    with open_session(replace(settings, health=health, health_timeout_s=2.0)) as session:
+        release(session, name, folder, len(name))
+        return session.activate("app", name)
+
+
+def active(settings: TargetSettings) -> list[str]:
+    with open_session(settings) as session:
+        return [each.release for each in session.releases("app") if each.active]
+
+
+def test_release_that_is_not_healthy_is_taken_back(settings: TargetSettings, tmp_path: Path) -> None:
+    assert healthy(settings, tmp_path, "r1", "test", "-f", "model.onnx") is None
+    with pytest.raises(HealthCheckFailed, match="status 1; r1 is again active") as caught:
+        healthy(settings, tmp_path, "r22", "test", "-f", "missing.onnx")
+    assert caught.value.exit_code == 3
+    assert active(settings) == ["r1"]
+    with pytest.raises(HealthCheckFailed, match="within 2 s"):
+        healthy(settings, tmp_path, "r22", "sleep", "60")
+    with pytest.raises(HealthCheckFailed, match="cannot be started"):
+        healthy(settings, tmp_path, "r22", "no-such-program")
+    assert active(settings) == ["r1"]
+    with open_session(settings) as session, pytest.raises(TargetError, match="no release"):
+        session.rollback("app")
+    assert healthy(settings, tmp_path, "r22", "true") == "r1"
+
+
+def test_first_release_that_is_not_healthy_leaves_nothing_active(settings: TargetSettings, tmp_path: Path) -> None:
+    with pytest.raises(HealthCheckFailed, match="nothing is active"):
+        healthy(settings, tmp_path, "r1", "false")
+    assert active(settings) == []
+    assert not os.path.lexists(Path(settings.folder) / "apps" / "app" / "current")
+
+
+def test_active_release_is_checked_by_its_golden_inputs(session: AgentSession, network: Path, tmp_path: Path) -> None:
+    x = images(tmp_path / "x.npz", n=4)
+    np.savez(tmp_path / "golden.npz", **{"in:input": x, "out:output": x.reshape(4, 16) @ weights() + np.float32(0.25)})
+    session.ship({digest(each): each for each in (network, tmp_path / "golden.npz")})
+    session.stage("app", "r1", {}, {"model.onnx": digest(network), "golden.npz": digest(tmp_path / "golden.npz")})
+    bounds = GoldenBounds(file="model.onnx", runtime="onnxruntime", max_abs=0.2, top1=1.0)
+    with pytest.raises(HealthCheckFailed, match="reference"):
+        session.activate("app", "r1", bounds)
+    assert [each.active for each in session.releases("app")] == [False]
+    assert session.activate("app", "r1", replace(bounds, max_abs=0.3)) is None
+
+
+def test_take_over_ends_the_other_session(settings: TargetSettings) -> None:
+    with open_session(settings) as first, open_session(settings) as second:
+        first.lock("ann@desk")
+        with pytest.raises(DeviceBusy, match=r"ann@desk has been using this target for \d+ s") as caught:
+            second.lock()
+        assert "--take-over" in caught.value.hint
+        held = second.holder()
+        assert held is not None
+        assert held.owner == "ann@desk"
+        second.lock("bob@desk", take_over=True)
+        with pytest.raises(AgentDied):
+            first.facts()
+        held = second.holder()
+        assert held is not None
+        assert held.owner == "bob@desk"
+    with open_session(settings) as third:
+        assert third.holder() is None
+
+
+def test_network_beyond_the_memory_limit_is_a_result(settings: TargetSettings, tmp_path: Path) -> None:
+    """128 MB of weights, which are read and then copied, against a limit of 200 MB."""
+    large = linear_network(tmp_path / "large.onnx", classes=2_000_000)
+    images(tmp_path / "x.npz")
+    with open_session(replace(settings, memory_limit_bytes=200_000_000)) as session:
+        with pytest.raises(RunnerDied, match="more memory"):
+            session.infer(job(session, large, tmp_path / "x.npz"))
+        small = linear_network(tmp_path / "small.onnx")
+        session.infer(job(session, small, tmp_path / "x.npz"))

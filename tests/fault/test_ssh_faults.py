@@ -1,6 +1,7 @@
 """What goes wrong between host and board, against a real OpenSSH server: each fault has its own error, and the active release stays."""
 
 import os
+import select
 import shutil
 import signal
 import socket
@@ -33,6 +34,7 @@ from edgec.pipeline.core.records import StoppingRule
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.targets.replies import NetworkJob
 from edgec.targets.session import AgentSession, open_session
+from edgec.targets.ssh import ATTEMPTS, PAUSE_S
 
 pytestmark = [needs_sshd, pytest.mark.ssh]
 
@@ -183,11 +185,53 @@ def test_host_that_accepts_and_hangs_up(server: SshServer) -> None:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         listener.listen()
-        thread = threading.Thread(target=lambda: listener.accept()[0].close())
+        taken = []
+
+        def hang_up() -> None:
+            while len(taken) < ATTEMPTS:
+                listener.accept()[0].close()
+                taken.append(time.monotonic())
+
+        thread = threading.Thread(target=hang_up)
         thread.start()
         error = refused(server.settings(port=listener.getsockname()[1], connect_timeout_s=5.0))
         thread.join()
     assert type(error) is HostUnreachable
+    assert taken[-1] - taken[0] < sum(PAUSE_S * 2**n for n in range(ATTEMPTS)) + 2
+
+
+def test_server_that_is_too_busy_at_first_is_asked_again(server: SshServer) -> None:
+    """A door that closes on the first two, as MaxStartups does, then leads to the server."""
+    turned_away: list[bool] = []
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+
+        def door() -> None:
+            for _ in range(2):
+                listener.accept()[0].close()
+                turned_away.append(True)
+            near = listener.accept()[0]
+            with near, socket.create_connection(("127.0.0.1", server.port)) as far:
+                ends = {near: far, far: near}
+                while True:
+                    for each in select.select(list(ends), [], [])[0]:
+                        try:
+                            data = each.recv(65536)
+                        except ConnectionResetError:
+                            return
+                        if not data:
+                            return
+                        ends[each].sendall(data)
+
+        thread = threading.Thread(target=door)
+        thread.start()
+        port = listener.getsockname()[1]
+        server.known_hosts.write_text(server.known_line().replace(str(server.port), str(port)))
+        with open_session(server.settings(port=port)) as session:
+            session.facts()
+        thread.join()
+    assert len(turned_away) == 2
 
 
 def test_frozen_server(server: SshServer) -> None:
@@ -496,3 +540,18 @@ def test_agent_that_hangs(server: SshServer, tmp_path: Path) -> None:
     assert psutil.wait_procs(agents, timeout=10)[1] == []
     deploy(settings, tmp_path, "new")
     assert active(settings) == "new"
+
+
+def test_link_cut_in_a_command_is_told_at_once(server: SshServer) -> None:
+    from edgec.targets.ssh import SshTransport
+
+    transport = SshTransport(server.settings())
+    transport.connect()
+    cut = threading.Timer(0.5, server.cut)
+    cut.start()
+    start = time.monotonic()
+    with pytest.raises(HostUnreachable):
+        transport.run(["sleep", "30"], timeout_s=20)
+    assert time.monotonic() - start < 5
+    cut.join()
+    transport.close()

@@ -93,8 +93,8 @@ def test_missing_and_foreign_files_are_problems(device: Device) -> None:
 def test_prune_removes_objects_that_no_release_uses(device: Device) -> None:
     device.deploy("a")
     loose = device.put(b"loose")
-    assert prune_objects(device.folder, unused_s=3600.0) == []
-    assert prune_objects(device.folder, unused_s=0.0) == [loose]
+    assert prune_objects(Objects(device.folder), unused_s=3600.0) == []
+    assert prune_objects(Objects(device.folder), unused_s=0.0) == [loose]
     assert device.releases.problems("a") == []
 
 
@@ -103,7 +103,7 @@ def test_stale_uploads_are_removed_when_the_folder_is_next_made(device: Device) 
     for path in (old, young):
         path.write_bytes(b"x")
     os.utime(old, (1, 1))
-    Folder(device.folder.path).make()
+    Folder(device.folder.path).take_charge("ann")
     assert (old.exists(), young.exists()) == (False, True)
 
 

@@ -12,7 +12,7 @@ from edgec.pipeline.core.errors import ModelError, ProtocolViolation
 from edgec.pipeline.core.records import StoppingRule
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.targets.local import LocalTransport
-from edgec.targets.replies import NetworkJob
+from edgec.targets.replies import GoldenBounds, NetworkJob
 from edgec.targets.session import AgentSession
 
 CONDITIONS = {
@@ -79,7 +79,7 @@ CALLS: dict[str, tuple[Callable[[AgentSession], object], list[Any], Any]] = {
     "rollback": (lambda s: s.rollback("a"), [], {"old": "b", "new": "a"}),
     "releases": (lambda s: s.releases("a"), [], {"releases": [RELEASE]}),
     "prune": (lambda s: s.prune("a", 1), [], {"releases": ["r"], "objects": []}),
-    "golden": (lambda s: s.golden("a", "r", file="f", runtime="o", max_abs=1.0, top1=1.0), [], GOLDEN),
+    "golden": (lambda s: s.golden("a", "r", GoldenBounds(file="f", runtime="o", max_abs=1.0, top1=1.0)), [], GOLDEN),
     "profile": (lambda s: s.profile([JOB], StoppingRule()), [{"fraction": 0.5}, WARMUP, SAMPLES], RUN),
     "evaluate": (lambda s: s.evaluate(JOB, 1), [{"done": 1, "total": 2}], {"predictions": [1, 2], "version": "1"}),
 }

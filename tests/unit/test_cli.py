@@ -302,3 +302,37 @@ def test_without_a_run_report_says_what_makes_one(tmp_path: Path) -> None:
     done = edgec("report", cwd=tmp_path)
     assert (done.returncode, "edgec deploy" in done.stderr) == (2, True)
     assert document(edgec("runs", "--json", cwd=tmp_path), "runs")["results"] == {"runs": []}
+
+
+TARGET = """
+schema = 1
+[model]
+builder = "a:b"
+weights = "w"
+[data]
+name = "fashion-mnist-small"
+[[target]]
+name = "here"
+transport = "local"
+python = "auto"
+folder = "{folder}"
+"""
+
+
+def test_key_is_made_shown_trusted_and_everything_removed_again(tmp_path: Path) -> None:
+    board, key = tmp_path / "board", str(tmp_path / "key")
+    (tmp_path / "deploy.toml").write_text(TARGET.format(folder=board))
+    made = document(edgec("keys", "generate", "--key", key, "--json", cwd=tmp_path), "keys")["results"]
+    assert document(edgec("keys", "--key", key, "--json", cwd=tmp_path), "keys")["results"]["fingerprint"] == made["fingerprint"]
+    trusted = document(edgec("keys", "trust", "--target", "here", "--key", key, "--json", cwd=tmp_path), "keys")["results"]
+    assert trusted == {"trusted": [made["fingerprint"]]}
+    dry = document(edgec("targets", "remove", "here", "--dry-run", "--json", cwd=tmp_path), "targets")["results"]
+    assert (dry["removed"], dry["folder"]) == (False, str(board))
+    assert dry["size_bytes"] > 10_000
+    assert board.exists()
+    assert document(edgec("targets", "remove", "here", "--json", cwd=tmp_path), "targets")["results"]["removed"]
+    assert not board.exists()
+    secret = (tmp_path / "key").read_text().splitlines()[1:-1]
+    said = edgec("keys", "trust", "--target", "here", "--key", key, "-vv", cwd=tmp_path)
+    assert said.returncode == 0
+    assert not [line for line in secret if line in said.stdout + said.stderr]
