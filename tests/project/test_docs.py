@@ -13,7 +13,7 @@ from edgec.pipeline.cli.main import COMMANDS
 
 def test_the_examples_of_the_library_page_run(root: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "library.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     script = "import torch; torch.set_num_threads(1)\n" + "\n".join(blocks)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr

@@ -43,7 +43,7 @@ def test_shrunk_network_computes_what_the_masked_one_does_at_the_counted_size(ca
         assert float((narrow(x) - mask(module, selection)(x)).abs().max()) <= 1e-5
     widths = {g.name: g.channels - len(selection.removed.get(g.name, ())) for g in groups.prunable}
     counted, dense = cost(narrow, SHAPE), cost(module, SHAPE)
-    for unit in CostUnit:
+    for unit in (CostUnit.PARAMETERS, CostUnit.MACS):
         price = CountedCost(layers(module, SHAPE), groups, unit, total=getattr(dense, unit.value))
         assert price.total(widths) == getattr(counted, unit.value)
     assert counted.parameters == sum(p.numel() for p in narrow.parameters())
@@ -53,7 +53,7 @@ def test_shrunk_network_computes_what_the_masked_one_does_at_the_counted_size(ca
 def test_cost_of_a_channel_is_what_removing_one_saves(name):
     module, groups = network(name)
     dense = cost(module, SHAPE)
-    for unit in CostUnit:
+    for unit in (CostUnit.PARAMETERS, CostUnit.MACS):
         price = CountedCost(layers(module, SHAPE), groups, unit, total=getattr(dense, unit.value))
         for group in groups.prunable:
             after = cost(cut(module, Selection(groups=groups, removed={group.name: (0,)})), SHAPE)
