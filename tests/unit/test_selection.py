@@ -136,7 +136,7 @@ def test_digest_names_the_channels():
     assert math.isclose(one.cost / DENSE.parameters, 0.5, abs_tol=0.01)
 
 
-@pytest.mark.parametrize("unit", CostUnit)
+@pytest.mark.parametrize("unit", [CostUnit.PARAMETERS, CostUnit.MACS])
 def test_price_falls_as_neighbours_shrink(unit):
     module = Chain()
     groups = find_groups(module, torch.zeros(1, *SHAPE))
