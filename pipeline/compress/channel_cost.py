@@ -44,7 +44,13 @@ class CountedCost:
     """Parameters or MACs, exact: equal to what `count.cost` finds in the network after the cut."""
 
     def __init__(self, ran: tuple[Layer, ...], groups: Groups, unit: CostUnit, *, total: int) -> None:
-        """`total`: the network's cost before any cut, which includes what no layer of ours accounts for."""
+        """`total`: the network's cost before any cut, which includes what no layer of ours accounts for.
+
+        Raises:
+            ValueError: a unit that is measured, not counted.
+        """
+        if unit.measured:
+            raise ValueError(f"{unit} are not counted")
         self._unit = unit
         self._channels = {g.name: g.channels for g in groups}
         self._layers = {layer.name: layer for layer in ran}

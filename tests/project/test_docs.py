@@ -16,12 +16,13 @@ from edgec.pipeline.core.settings import PruneSettings
 
 def test_the_examples_of_the_library_page_run(root: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"```python\n(.*?)```", (root / "docs" / "library.md").read_text(), re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     script = "import torch; torch.set_num_threads(1)\n" + "\n".join(blocks)
     done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
-    first, loss, written = done.stdout.splitlines()
+    first, priced, loss, written = done.stdout.splitlines()
     assert first.startswith("True ")
+    assert priced == "the network meets every bound"
     assert 0 <= float(loss) < 1
     assert written.endswith("int8")
     assert (tmp_path / "network.onnx").stat().st_size == int(written.split()[0])

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from pruning_zoo import Chain, ResNet, settled
 from torch import nn
 
-from edgec.pipeline.compress.channel_cost import CostUnit
+from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.cost_table import LEAST_PRICE, CostTable, GroupCosts, TableCost, measure_table, require_of
-from edgec.pipeline.compress.count import cost
+from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.core.errors import CompressionError, MeasurementError
 from edgec.pipeline.core.records import Estimate, Probed, Provenance
@@ -164,3 +164,8 @@ def test_joules_need_a_meter() -> None:
 def test_network_without_a_group_gives_no_table() -> None:
     with pytest.raises(CompressionError, match="nothing in this network"):
         measure_table(CHAIN, EXAMPLE, proportional(), protect=tuple(WIDTHS))
+
+
+def test_measured_units_are_not_counted() -> None:
+    with pytest.raises(ValueError, match="seconds are not counted"):
+        CountedCost(layers(CHAIN, SHAPE), GROUPS, CostUnit.SECONDS, total=1)
