@@ -42,6 +42,8 @@ class Wheel:
     """Newest version that can be installed for a machine, Python (first and last, both included) and glibc; "" for none."""
 
     backend: str
+    package: str
+    """As pip calls it: a backend may have several that serve."""
     machine: str
     python: tuple[str, str]
     glibc: str = ""

@@ -73,10 +73,9 @@ class Probe:
             return capability.advice(self.verdict, self.settings)
         if self.settings.transport is TransportKind.LOCAL and self.settings.python == "auto":
             return f'pip install "edgec[{self.settings.backend}]"'
-        package = registry.backend(self.settings.backend).device_package
         wheel = capability.wheel_of(table(), self.facts, self.settings.backend)
-        pin = f"{package}=={wheel.version}" if wheel is not None and package in wheel.source.replace("_", "-") else package
-        return f"on {self.settings.name}: {self.settings.python} -m pip install {pin} numpy"
+        package = registry.backend(self.settings.backend).device_package if wheel is None else f"{wheel.package}=={wheel.version}"
+        return f"on {self.settings.name}: {self.settings.python} -m pip install {package} numpy"
 
     @property
     def usable(self) -> bool:
