@@ -65,8 +65,8 @@ ODD: tuple[Any, ...] = (
     ),
     *([], [1], ["a"], [[]], {}, {"a": {"b": []}}, {"": None}, [None] * 50),
 )
-NAMES = """app release digest digests size total owner files manifest keep name file tolerance runtime job jobs rule batch id op packed signed
-signature keys only check health health_s by_force unused_s golden patience_s inputs format threads label meter""".split()  # noqa: SIM905
+NAMES = """app release digest digests size total owner files manifest keep name file tolerance runtime job jobs rule batch id op packed
+signed signature keys only check health health_s by_force unused_s golden patience_s inputs format threads label meter""".split()  # noqa: SIM905
 SKIPPED = {"profile", "evaluate", "infer", "golden", "facts"}
 """Operations that start processes or read the whole machine: too slow for a million; tests/unit/test_agent_protocol.py has them."""
 
