@@ -14,12 +14,12 @@ from edgec.pipeline import objective, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import MeasurementError
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Precision, Probed, StoppingRule
+from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Precision, Probed, Provenance, StoppingRule
 from edgec.pipeline.core.settings import Config, TargetSettings
 from edgec.pipeline.stats import quantile, ratio_of_estimates, ratio_of_medians, refused
 from edgec.pipeline.tensorrt_engine import on_device
 from edgec.pipeline.work import Work
-from edgec.profilers.energy import energy_from
+from edgec.profilers.energy import REPLAY, energy_from
 from edgec.targets.replies import NetworkJob, ProfiledNetwork, ProfileRun
 from edgec.targets.session import AgentSession
 
@@ -36,6 +36,12 @@ class TargetProbe:
         self._work, self._data, self._session, self._target, self._dense = work, data, session, target, dense
         self._inputs = input_file(work, data, dense)
         self._energy = wants_energy(work.config)
+
+    @property
+    def provenance(self) -> Provenance:
+        """Of its numbers, as the target's settings have it; a recorded meter's are replayed."""
+        replayed = self._energy and self._work.config.measure.meter == REPLAY
+        return Provenance.REPLAYED if replayed else Provenance(self._target.provenance)
 
     def __call__(self, candidate: Any) -> Probed:
         """Ratios to the dense network, medians by bootstrap over blocks, joules from the intervals of both.

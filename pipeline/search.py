@@ -11,8 +11,8 @@ from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Probe
-from edgec.pipeline.core.records import Checkpoint, Constraints, Search, Split, TargetFacts
-from edgec.pipeline.probe import SizeProbe, wants_energy
+from edgec.pipeline.core.records import Checkpoint, Constraints, Provenance, Search, Split, TargetFacts
+from edgec.pipeline.probe import SizeProbe, TargetProbe, wants_energy
 from edgec.pipeline.search_watch import Watch
 from edgec.pipeline.work import Work, plain
 
@@ -49,7 +49,7 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None
         "rewind_to": None if work.config.prune.rewind_weights is None else digest_of(_rewind_file(work)),
         "seed": work.config.seed,
     }
-    return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, backend, digest_of_json(inputs)))
+    return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, facts, backend, digest_of_json(inputs)))
 
 
 def _require_measurable(work: Work, constraints: Constraints, probe: Probe | None, facts: TargetFacts | None) -> None:
@@ -87,7 +87,9 @@ def _identity(work: Work, facts: TargetFacts, backend: str) -> dict[str, object]
     }
 
 
-def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None, backend: str, recipe: str) -> Search:
+def _search(
+    work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None, facts: TargetFacts | None, backend: str, recipe: str
+) -> Search:
     import torch
 
     from edgec.pipeline.compress.aap import AAP
@@ -132,7 +134,7 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | Non
         calibration=(torch.from_numpy(images), torch.from_numpy(labels)),
         constraints=constraints,
         settings=prune,
-        table=None if probe is None else _table(work, module, example, probe, rounds),
+        table=_table(work, module, example, probe, facts, rounds),
         rewind_to=None if prune.rewind_weights is None else _rewind_to(work),
         seed=work.config.seed,
     )
@@ -164,21 +166,32 @@ def _search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | Non
     )
 
 
-def _table(work: Work, module: Any, example: Any, probe: Probe, rounds: "RoundFolder") -> "CostTable | None":
+def _table(
+    work: Work, module: Any, example: Any, probe: Probe | None, facts: TargetFacts | None, rounds: "RoundFolder"
+) -> "CostTable | None":
     """Where the price of a channel is measured: the table, kept beside the rounds so that a resumed search has the same one."""
     from edgec.pipeline.compress.channel_cost import CostUnit
     from edgec.pipeline.compress.cost_table import CostTable, measure_table
     from edgec.pipeline.core.codec import adapter, json_from
 
     settings = work.config.prune
-    if settings.unit not in MEASURED_UNITS:
-        return None
+    if settings.unit not in MEASURED_UNITS or facts is None or not isinstance(probe, TargetProbe):
+        return None  # `_require_measurable` has refused such a unit without a target
     kept = rounds.load("cost-table")
     if kept is not None:
         table: CostTable = adapter(CostTable).validate_python(kept[1])
         return table
     with work.events.stage("cost table"):
-        table = measure_table(module, example, probe, unit=CostUnit(settings.unit), protect=settings.protect, stream=settings.stream)
+        table = measure_table(
+            module,
+            example,
+            probe,
+            unit=CostUnit(settings.unit),
+            protect=settings.protect,
+            stream=settings.stream,
+            provenance=Provenance.EMULATED if facts.emulated else probe.provenance,
+            source=f"{facts.board}, {facts.cpu}",
+        )
     rounds.save("cost-table", None, json_from(table))
     return table
 
