@@ -271,19 +271,20 @@ def lower(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request,
         return made
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         file = Path(folder) / "network.onnx"
-        _export(module, inputs, request, file)
-        return _lowered(backend, file, out, Lineage(stage="export", tools=tool_versions()), request.precision, parent)
+        parameters = _export(module, inputs, request, file)
+        lineage = Lineage(stage="export", parameters={"parameters": parameters}, tools=tool_versions())
+        return _lowered(backend, file, out, lineage, request.precision, parent)
 
 
-def _export(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request, file: Path) -> None:
+def _export(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request, file: Path) -> int:
+    """Write the ONNX file; how many parameters were found in it."""
     from edgec.pipeline.compress.quantise import QuantNet
     from edgec.pipeline.onnx_export import export_float, export_quantised
 
     opset, dynamic = request.opset or OPSET, request.batch is None
     if isinstance(module, QuantNet):
-        export_quantised(module, inputs, file, form=request.form, opset=opset, dynamic_batch=dynamic)
-    else:
-        export_float(module, inputs, file, precision=request.precision, opset=opset, dynamic_batch=dynamic)
+        return export_quantised(module, inputs, file, form=request.form, opset=opset, dynamic_batch=dynamic).parameters
+    return export_float(module, inputs, file, precision=request.precision, opset=opset, dynamic_batch=dynamic).parameters
 
 
 def _lowered(backend: Any, file: Path, out: Path, lineage: Lineage, precision: Precision, parent: str = "") -> Artifact:

@@ -197,6 +197,8 @@ def _onnx_from(
     written = {o.domain: o.version for o in model.opset_import}
     if written != {"": opset}:
         raise LoweringError(f"opset {opset} was asked for and {written} written", context={"written": written})
+    for inner_output in model.graph.output[len(outputs) :]:
+        inner_output.type.tensor_type.ClearField("shape")  # the example's, also where the batch is dynamic
     _clean(model)
     return model
 

@@ -14,16 +14,19 @@ import numpy as np
 import onnx
 
 from edgec.pipeline import onnx_graph
-from edgec.pipeline.core.errors import ConfigError, LoweringError
+from edgec.pipeline.core.errors import ConfigError, LoweringError, ToolchainMissing
 from edgec.pipeline.core.protocols import FileInfo
 from edgec.pipeline.onnx_run import run
 from edgec.pipeline.qdq import Form
 
-BATCH = 32
+BATCH = 16
 """Rows that are fed at a time where the batch is dynamic."""
 
 STATIC = ("Conv", "Gemm", "MatMul")
 DYNAMIC = ("MatMul", "Gemm", "LSTM")
+
+RUNS = 4
+"""That give ranges to the histogram methods, which keep every value of every tensor: 256 images of a small ViT took 2 GB and a minute."""
 
 Feeds = Sequence[Mapping[str, np.ndarray]]
 
@@ -100,9 +103,11 @@ def quantised(source: Path, feeds: Feeds, out: Path, *, form: Form, labels: np.n
     for method in methods:
         draft = out.with_suffix(f".{method}.onnx")
         try:
-            _quantise(prepared, given, draft, method, form)
+            _quantise(prepared, given if method is Method.MINMAX else given[:RUNS], draft, method, form)
             onnx.save(onnx_graph.in_order(onnx.load(draft)), draft)
             scores[method] = _score(reference, run_all(draft, deciding), chosen)
+        except ToolchainMissing:
+            raise
         except LoweringError as error:
             failures.append(f"{method}: {error.what}")
     prepared.unlink()

@@ -36,7 +36,7 @@ DTYPES = ("float32", "int32", "int64", "bool")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TfliteFile:
-    """What was written. `parameters` were found in the float file; `merged` are vectors (of norms, biases) that were computed away."""
+    """What was written. `parameters` were found in the float file; `merged` are those that were computed into others."""
 
     path: Path
     size_bytes: int
@@ -203,11 +203,11 @@ def _clean(model: Any, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> Non
 
 
 def _count(model: Any, folded: nn.Module) -> tuple[int, tuple[str, ...]]:
-    """Number of parameters found in the float file, and the names of vectors that are not: the converter merges scales and shifts of norms
-    into what follows, and leaves out ones and zeros.
+    """Number of parameters found in the float file by their values, in any order, and the names of those that are not: the converter merges
+    scales and shifts of norms into what follows, leaves out ones and zeros, and scales the queries and keys of attention.
 
     Raises:
-        LoweringError: a matrix or kernel of the network is not in the file: none has the same values in any order.
+        LoweringError: the file has no constant of the size of a matrix or kernel of the network.
     """
     constants = [
         a for a in (tflite_quantise.constant(model, t) for t in model.subgraphs[0].tensors) if a is not None and a.dtype == np.float32
@@ -223,7 +223,7 @@ def _count(model: Any, folded: nn.Module) -> tuple[int, tuple[str, ...]]:
         if any(np.array_equal(wanted, each) for each in sorted_by_size.get(wanted.size, ())):
             total += wanted.size
         else:
-            (lost if parameter.dim() > 1 else merged).append(name)
+            (merged if parameter.dim() < 2 or wanted.size in sorted_by_size else lost).append(name)
     if lost:
         raise LoweringError(f"the file does not have the network's parameters: {', '.join(lost[:3])}", context={"parameters": lost})
     return total, tuple(merged)

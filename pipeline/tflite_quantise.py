@@ -29,6 +29,9 @@ MOVES = {"RESHAPE": 1, "TRANSPOSE": 2, "PAD": 2, "MAX_POOL_2D": 2, "SQUEEZE": 1,
 COMPUTES = {"ADD": 2, "SUB": 2, "MUL": 2, "MEAN": 2, "RELU": 2, "RELU6": 2}
 """Integer kernels that take inputs and outputs on grids of their own."""
 
+JOINS = {"CONCATENATION": 2}
+"""Integer kernels whose inputs have to be on the output's grid: a Quantize brings them there."""
+
 CLOSE = 1e-4
 """Two float32 kernels' outputs for one node differ by less, relative to the largest value (parity.FP32)."""
 
@@ -61,7 +64,7 @@ def insert(model: Any, table: ScaleTable, folded: fx.GraphModule, values: Values
     names = set(table.weights)
     for operator in graph.operators:
         kind = operator_name(model, operator)
-        version = LAYERS[kind][0] if kind in LAYERS else (MOVES | COMPUTES)[kind]
+        version = LAYERS[kind][0] if kind in LAYERS else (MOVES | COMPUTES | JOINS)[kind]
         operator.opcodeIndex = _code(model, kind, version)
         if kind in LAYERS:
             weight = constant(model, graph.tensors[operator.inputs[1]])
@@ -77,6 +80,7 @@ def insert(model: Any, table: ScaleTable, folded: fx.GraphModule, values: Values
         tensor = graph.tensors[index]
         tensor.type = kinds.INT8
         tensor.quantization = _quantisation(np.array([site.scale]), 0, site.zero_point - 128)
+    _bring_together(model, grids)
     _float_ends(model)
 
 
@@ -143,7 +147,7 @@ def _grids(model: Any, table: ScaleTable, values: Values, file: Path) -> dict[in
     grids = {i: site_of_node[node] for i, node in zip(graph.inputs, placeholders, strict=True)}
     for operator in graph.operators:
         kind = operator_name(model, operator)
-        if kind not in LAYERS | MOVES | COMPUTES or len(operator.outputs) != 1:
+        if kind not in LAYERS | MOVES | COMPUTES | JOINS or len(operator.outputs) != 1:
             raise LoweringError(f"{kind} has no integer form here", hint="use fp32 for this network on TFLite, or onnxruntime")
         output = operator.outputs[0]
         if kind in MOVES:
@@ -163,6 +167,27 @@ def _grids(model: Any, table: ScaleTable, values: Values, file: Path) -> dict[in
             if index >= 0 and constant(model, graph.tensors[index]) is None:
                 _known(grids, index, kind)
     return grids
+
+
+def _bring_together(model: Any, grids: Mapping[int, SiteScale]) -> None:
+    """A Quantize before each input of a join that is on another grid than its output."""
+    schema, graph, ordered = schema_module(), model.subgraphs[0], []
+    for operator in graph.operators:
+        if operator_name(model, operator) in JOINS:
+            wanted = grids[operator.outputs[0]]
+            operator.inputs = [int(i) for i in operator.inputs]
+            for place, index in enumerate(operator.inputs):
+                if (grids[index].scale, grids[index].zero_point) == (wanted.scale, wanted.zero_point):
+                    continue
+                moved = _add_tensor(model, _text(graph.tensors[index].name) + "/requantised", list(graph.tensors[index].shape))
+                graph.tensors[moved].type = schema.TensorType.INT8
+                graph.tensors[moved].quantization = _quantisation(np.array([wanted.scale]), 0, wanted.zero_point - 128)
+                step = schema.OperatorT()
+                step.opcodeIndex, step.inputs, step.outputs = _code(model, "QUANTIZE", 2), [index], [moved]
+                ordered.append(step)
+                operator.inputs[place] = moved
+        ordered.append(operator)
+    graph.operators = ordered
 
 
 def _known(grids: Mapping[int, SiteScale], index: int, kind: str) -> SiteScale:

@@ -48,10 +48,10 @@ def command(
     batch: int | None,
     cpu: str | None,
 ) -> Outcome:
-    """Lower a network for a backend, with a parity verdict.
+    """Lower a checkpoint or an ONNX file for a backend, with a parity verdict.
 
-    FILE is a checkpoint (.safetensors, .pt) of the network in [model] or of --builder, or an ONNX file. int8 of an ONNX file, or of a
-    network that brings no ranges, takes them from --calibration.
+    A checkpoint (.safetensors, .pt) is that of the network in [model] or of --builder; it may be narrower than the builder's. int8 of
+    an ONNX file, or of a network that brings no ranges, takes them from --calibration.
     """
     from edgec.pipeline import convert
     from edgec.pipeline.core.codec import json_from

@@ -13,8 +13,8 @@ from edgec.pipeline.cli.frame import Command, Context, Outcome
 from edgec.pipeline.core.errors import TargetError
 
 EXTRAS: Mapping[str, tuple[str, ...]] = {
-    "torch": ("torch", "torch-pruning", "safetensors"),
-    "onnxruntime": ("onnxruntime",),
+    "torch": ("onnxslim", "torch", "torch-pruning", "safetensors"),
+    "onnxruntime": ("onnxruntime", "onnx-ir", "onnxslim"),
     "tflite": ("litert-torch", "ai-edge-litert"),
 }
 """What `pip install "edgec[name]"` brings; the same as in pyproject.toml (a test compares)."""
