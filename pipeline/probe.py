@@ -6,6 +6,7 @@ short calibration is enough here.
 """
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from edgec.targets.replies import NetworkJob, ProfiledNetwork, ProfileRun
 from edgec.targets.session import AgentSession
 
 CALIBRATION_IMAGES = 32
+LONGER = 3
+"""How often a run with too few blocks is done again, each time with twice the time."""
 ENERGY_S = 6.0
 """Time of each network where energy is measured, at least: 100 periods (`profilers.energy.MIN_PERIODS`) of a meter that is read every
 50 ms, and some."""
@@ -65,17 +68,9 @@ class TargetProbe:
             for label, digest in (("candidate", candidate_digest), ("dense", dense.file))
         ]
         meter, rule = (settings.meter, _long(settings.probe)) if self._energy else ("none", settings.probe)
-        run = self._session.profile(jobs, rule, meter=meter, idle_s=0.0, seed=self._work.config.seed)
-        networks = {network.label: network for network in run.networks}
-        ours, theirs = networks["candidate"], networks["dense"]
+        run, ratio = self._measured(jobs, rule, meter)
+        ours, theirs = _named(run)
         samples = [t / 1e9 for block in ours.blocks for t in block]
-        ratio = ratio_of_medians(ours.blocks, theirs.blocks)
-        if ratio.value is None:
-            raise MeasurementError(
-                f"a candidate cannot be measured on {self._target.name}: {ratio.reason}",
-                hint="give it more time: [measure.probe] max_time_s",
-                context={"target": self._target.name, "blocks": len(ours.blocks)},
-            )
         energy = self._joules(run, ours), self._joules(run, theirs)
         return Probed(
             latency_ratio=ratio,
@@ -84,6 +79,21 @@ class TargetProbe:
             energy_j=energy[0],
             size_bytes=size,
             size_ratio=size / self._dense.size_bytes,
+        )
+
+    def _measured(self, jobs: Sequence[NetworkJob], rule: StoppingRule, meter: str) -> tuple[ProfileRun, Estimate]:
+        """A run with blocks enough for a ratio: on a target that is busy for the moment it is done again with more time."""
+        for _ in range(LONGER + 1):
+            run = self._session.profile(jobs, rule, meter=meter, idle_s=0.0, seed=self._work.config.seed)
+            ours, theirs = _named(run)
+            ratio = ratio_of_medians(ours.blocks, theirs.blocks)
+            if ratio.value is not None:
+                return run, ratio
+            rule = replace(rule, max_time_s=2 * rule.max_time_s)
+        raise MeasurementError(
+            f"a candidate cannot be measured on {self._target.name}: {ratio.reason}",
+            hint=f"give it more time: [measure.probe] max_time_s above {rule.max_time_s / 2:g}, or see what else is running there",
+            context={"target": self._target.name, "blocks": len(ours.blocks)},
         )
 
     def _loaded(self, artifact: Artifact) -> Artifact:
@@ -102,6 +112,12 @@ class TargetProbe:
         if run.trace is None:
             return refused(f"{self._target.name} gave no meter's trace: {run.trace_reason}")
         return energy_from(run.trace, network.spans, [len(block) for block in network.blocks]).gross_j
+
+
+def _named(run: ProfileRun) -> tuple[ProfiledNetwork, ProfiledNetwork]:
+    """Candidate and dense network."""
+    networks = {network.label: network for network in run.networks}
+    return networks["candidate"], networks["dense"]
 
 
 class SizeProbe:
