@@ -30,11 +30,17 @@ def best_lr(work: Path, form: Form, network: str, method: str) -> float:
     """By mean validation accuracy over the rungs of seed 0; for the MACs goal the parameters goal has decided."""
     goal = "" if method == "dense" else "parameters"
     scores = {}
-    for lr in form.lrs:
+    for lr in rates(form, method):
         result = result_of(work, form, Task(network=network, method=method, goal=goal, lr=lr, seed=form.seeds[0]))
         if result is not None:
             scores[lr] = sum(rung["top1"] for rung in result["rungs"])
     return max(scores, key=scores.__getitem__)
+
+
+def rates(form: Form, method: str) -> tuple[float, ...]:
+    """Those that a method tries."""
+    own = method in METHODS and METHODS[method].allocation == "global"
+    return (*form.lrs, *form.more_lrs) if own else form.lrs
 
 
 def sweep(form: Form) -> list[Task]:
@@ -43,19 +49,18 @@ def sweep(form: Form) -> list[Task]:
         Task(network=network, method=method, goal="" if method == "dense" else "parameters", lr=lr, seed=form.seeds[0])
         for network in form.networks
         for method in ("dense", *METHODS)
-        for lr in form.lrs
+        for lr in rates(form, method)
     ]
 
 
-def rest(work: Path, form: Form) -> list[Task]:
-    """The other seeds and the other goal, at the rates that the sweep chose."""
-    tasks = []
-    for goal in GOALS:
-        for network in form.networks:
-            for seed in form.seeds:
-                for method in ("dense", *METHODS):
-                    where = "" if method == "dense" else goal
-                    tasks.append(Task(network=network, method=method, goal=where, lr=best_lr(work, form, network, method), seed=seed))
+def rest(work: Path, form: Form, goal: str) -> list[Task]:
+    """All seeds at the rates that the sweep chose."""
+    tasks = [
+        Task(network=network, method=method, goal="" if method == "dense" else goal, lr=best_lr(work, form, network, method), seed=seed)
+        for network in form.networks
+        for seed in form.seeds
+        for method in ("dense", *METHODS)
+    ]
     return list(dict.fromkeys(tasks))
 
 
@@ -97,7 +102,7 @@ def _one(what: tuple[Form, Task]) -> str:
 
 def table(form: Form) -> list[Result]:
     """All rows, from what has been run."""
-    runs = [*rest(WORK, form), *scratch(WORK, form)]
+    runs = [*(task for goal in GOALS for task in rest(WORK, form, goal)), *scratch(WORK, form)]
     results = {t: r for t in runs if t.method != "dense" and (r := result_of(WORK, form, t)) is not None}
 
     def dense_task(task: Task) -> Task:
@@ -131,11 +136,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--form", choices=tuple(FORMS), default="short")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--table", action="store_true", help="run nothing; the table of the runs that are there")
     chosen = parser.parse_args()
     form, about = FORMS[chosen.form], common.machine()
-    carry_out(form, sweep(form), chosen.workers)
-    carry_out(form, rest(WORK, form), chosen.workers)
-    carry_out(form, [*scratch(WORK, form), *policies(WORK, form)], chosen.workers)
+    if not chosen.table:
+        carry_out(form, sweep(form), chosen.workers)
+        carry_out(form, rest(WORK, form, "parameters"), chosen.workers)
+        carry_out(form, [*scratch(WORK, form), *policies(WORK, form)], chosen.workers)
+        carry_out(form, rest(WORK, form, "macs"), chosen.workers)
     common.publish("aap", table(form), seeds=form.seeds, about=about)
 
 

@@ -41,6 +41,9 @@ class Form:
     """Of the training split in each recovery, drawn anew each time."""
     batch: int
     lrs: tuple[float, ...]
+    """Tried by every method."""
+    more_lrs: tuple[float, ...]
+    """Tried by Torch-Pruning's own pruner too: cuts without a re-fit may want larger steps."""
     seeds: tuple[int, ...]
     device: str
 
@@ -51,13 +54,16 @@ class Form:
 
 
 FORMS = {
-    "short": Form(networks=("vgg8", "resnet20"), rungs=5, images=6000, batch=64, lrs=(0.003, 0.01), seeds=(0, 1, 2), device="cpu"),
+    "short": Form(
+        networks=("vgg8", "resnet20"), rungs=5, images=6000, batch=64, lrs=(0.003, 0.01), more_lrs=(0.03,), seeds=(0, 1, 2), device="cpu"
+    ),
     "long": Form(
         networks=("resnet20", "resnet56", "vgg16", "mobilenet_v2", "shufflenet_v2"),
         rungs=8,
         images=55_000,
         batch=128,
         lrs=(0.003, 0.01, 0.03),
+        more_lrs=(),
         seeds=(0, 1, 2),
         device="cuda",
     ),
