@@ -20,7 +20,7 @@ import common
 from pruning import finals, searches, summary
 from pruning.methods import METHODS
 from pruning.runs import Result, Task, result_of, run
-from pruning.setting import FORMS, Form
+from pruning.setting import FORMS, Form, prepare
 
 WORK = common.ROOT / ".edgec" / "bench" / "aap"
 GOALS = ("parameters", "macs")
@@ -140,6 +140,7 @@ def main() -> None:
     chosen = parser.parse_args()
     form, about = FORMS[chosen.form], common.machine()
     if not chosen.table:
+        prepare(form)
         carry_out(form, sweep(form), chosen.workers)
         carry_out(form, rest(WORK, form, "parameters"), chosen.workers)
         carry_out(form, [*scratch(WORK, form), *policies(WORK, form)], chosen.workers)

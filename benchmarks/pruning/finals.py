@@ -10,10 +10,11 @@ import numpy as np
 import onnxruntime as ort
 
 from edgec.models.fashion_mnist import CLASSES
+from edgec.models.train_baseline import INPUT_SHAPE
 from edgec.pipeline.core.records import Split, TensorSpec
 from edgec.pipeline.onnx_export import export_float
 from pruning.runs import Task, folder_of, network_of
-from pruning.setting import EXAMPLE, INPUT_SHAPE, Form, packed, right, unpacked
+from pruning.setting import EXAMPLE, Form, packed, right, unpacked
 
 TEST_IMAGES = 1000 * CLASSES
 BLOCKS, BLOCK_S = 7, 0.12

@@ -7,6 +7,7 @@ import copy
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 import torch_pruning as tp
 from torch import Tensor, nn
@@ -107,7 +108,7 @@ def _backward(module: nn.Module) -> None:
     """Gradients of the mean loss over the calibration images (Taylor)."""
     images, labels = calibration()
     module.eval().zero_grad(set_to_none=True)
-    F.cross_entropy(module(images), labels).backward()
+    torch.autograd.backward(F.cross_entropy(module(images), labels))
 
 
 def _theirs(method: Method, dense: nn.Module, unit: CostUnit) -> Steps:

@@ -102,7 +102,7 @@ def run(work: Path, form: Form, task: Task) -> None:
         for rung in range(1, form.rungs + 1):
             module = network_of(work, form, shaped, rung)
             for each in module.modules():
-                if hasattr(each, "reset_parameters"):
+                if isinstance(each, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
                     each.reset_parameters()
             macs = counted(module).macs
             images = recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=rung, images=form.images * rung)

@@ -95,7 +95,7 @@ def _size_at(result: Result, index: int) -> Result:
 def _spent_until(result: Result, parameters: int) -> int | None:
     spent = 0
     for each in result["rounds"]:
-        spent += each["image_macs"]
+        spent += int(each["image_macs"])
         if each["accepted"] and each["image_macs"] and each["parameters"] <= parameters:
             return spent
     return None

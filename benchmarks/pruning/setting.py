@@ -9,13 +9,15 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from common import ROOT
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgec import models
-from edgec.models.build import build, load_tensors
+from edgec.models.build import build, load_tensors, save_tensors
 from edgec.models.data import FULL, open_data, preprocess
-from edgec.models.train_baseline import BUILDERS, INPUT_SHAPE
+from edgec.models.names import builder_of
+from edgec.models.train_baseline import INPUT_SHAPE, PEAK_LR, train
 from edgec.pipeline.compress.count import cost
 from edgec.pipeline.compress.train import Plan, Samples, fit, predict
 from edgec.pipeline.core.codec import digest_of_json
@@ -25,6 +27,7 @@ from edgec.pipeline.core.settings import DataSettings, TrainSettings
 from edgec.pipeline.events import Silent
 
 WEIGHTS = Path(next(iter(models.__path__))) / "weights"
+BASELINES = ROOT / ".edgec" / "bench" / "baselines"
 EXAMPLE = torch.zeros(1, *INPUT_SHAPE)
 TEMPERATURE = 4.0
 CALIBRATION = 512
@@ -80,7 +83,7 @@ def data() -> tuple[DataSpec, Dataset]:
 
 def spec_of(network: str) -> ModelSpec:
     """The network's builder, for 32x32 grey images."""
-    return ModelSpec(builder=BUILDERS[network], inputs=(TensorSpec(name="input", shape=(None, *INPUT_SHAPE)),), classes=10)
+    return ModelSpec(builder=builder_of(network), inputs=(TensorSpec(name="input", shape=(None, *INPUT_SHAPE)),), classes=10)
 
 
 def untrained(network: str) -> nn.Module:
@@ -89,10 +92,25 @@ def untrained(network: str) -> nn.Module:
 
 
 def dense(network: str) -> nn.Module:
-    """With the baseline weights."""
+    """With the baseline weights: those that edgec has, else those that `prepare` trained."""
     module = untrained(network)
-    module.load_state_dict(load_tensors(WEIGHTS / f"{network}-{FULL}.safetensors"))
+    module.load_state_dict(load_tensors(next(file for file in _weights(network) if file.exists())))
     return module.eval()
+
+
+def prepare(form: Form) -> None:
+    """Train the dense networks for which edgec has no weights (12 epochs); an interrupted training goes on."""
+    for network in form.networks:
+        own, made = _weights(network)
+        if own.exists() or made.exists():
+            continue
+        plan = Plan(name=f"{network}-baseline", epochs=12, lr=PEAK_LR[network], seed=0)
+        module, _ = train(network, plan, TrainSettings(batch=128, threads=1, device=form.device), made.parent)
+        save_tensors(module, made)
+
+
+def _weights(network: str) -> tuple[Path, Path]:
+    return WEIGHTS / f"{network}-{FULL}.safetensors", BASELINES / f"{network}-{FULL}.safetensors"
 
 
 def counted(module: nn.Module) -> Cost:
@@ -141,7 +159,7 @@ def right(module: nn.Module, split: Split) -> NDArray[np.bool_]:
 
 def packed(correct: NDArray[np.bool_]) -> str:
     """Booleans as text."""
-    return base64.b64encode(np.packbits(correct)).decode()
+    return base64.b64encode(np.packbits(correct).tobytes()).decode()
 
 
 def unpacked(text: str, n: int) -> NDArray[np.bool_]:

@@ -1,0 +1,49 @@
+"""What the pruning benchmark makes of its runs."""
+
+import math
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
+from pruning.summary import Rung, mean_rows, reached  # noqa: E402
+
+
+def rungs(*drops: float) -> list[Rung]:
+    return [
+        Rung(rung=i, drop=drop, kept=0.5**i, params_kept=0.5**i, macs_kept=0.5**i, image_macs=0, before=None)
+        for i, drop in enumerate((0.0, *drops))
+    ]
+
+
+def test_the_smallest_network_within_the_loss_is_taken_even_behind_a_worse_one():
+    rung, _ = reached(rungs(-0.1, 0.3, -0.2, 0.9), 0.0)
+    assert rung.rung == 3
+
+
+def test_where_the_loss_would_be_reached_lies_between_two_rungs_in_ln_of_the_cost():
+    rung, kept = reached(rungs(0.1, 0.2, 0.8), 0.5)
+    assert rung.rung == 2
+    assert math.log(kept) == pytest.approx(2.5 * math.log(0.5))
+
+
+def test_nothing_is_removed_at_no_loss_when_the_first_rung_loses():
+    rung, kept = reached(rungs(0.4, 0.6), 0.0)
+    assert (rung.rung, kept) == (0, 1.0)
+
+
+def test_nothing_is_claimed_beyond_the_last_rung():
+    rung, kept = reached(rungs(0.0, 0.1), 0.5)
+    assert (rung.rung, kept) == (2, 0.25)
+
+
+def test_leads_are_paired_by_seed():
+    def row(method: str, seed: int, removed: float) -> dict[str, object]:
+        return {"network": "n", "goal": "parameters", "allowed_drop_pts": 0.5, "method": method, "seed": seed, "removed_pct": removed}
+
+    rows = [row("aap", s, 50.0 + 10 * s) for s in range(3)] + [row("peer", s, 40.0 + 10 * s) for s in range(3)]
+    ours, peer = mean_rows(rows)
+    assert ours["removed_pct"] == 60
+    assert peer["aap_ahead_by"] == pytest.approx(10)
+    assert peer["aap_ahead_low"] == pytest.approx(10)  # no spread between pairs, however far the seeds are apart
