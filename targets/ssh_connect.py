@@ -29,6 +29,8 @@ UNACKNOWLEDGED_MS = 30_000
 """After this long without acknowledgement TCP gives a connection up (Linux, man 7 tcp: TCP_USER_TIMEOUT); the default is 15 minutes."""
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 DEEPEST_INCLUDE = 16
+STEERING = frozenset("'`\"$\\;&<>|(){} ")
+"""What a shell could make more of; OpenSSH refuses the same in names since 9.6 (CVE-2023-51385)."""
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its tracebacks are for the log, not for the terminal
@@ -104,6 +106,10 @@ def route_from(settings: TargetSettings) -> Route:
     except (OSError, ValueError, paramiko.ConfigParseError) as error:
         raise ConfigError(f"the SSH configuration {path} cannot be read: {error}") from error
     asked = settings.host or settings.name
+    for kind, value in (("host", asked), ("user", settings.user or "")):
+        if value.startswith("-") or any(c in STEERING or not c.isprintable() for c in value):
+            what = f"the {kind} {value!r} of {settings.name} has characters that no name has"
+            raise ConfigError(what, hint="a ProxyCommand of the SSH configuration would hand them to a shell")
     found = _looked_up(config, asked, path)
     host = str(found.get("hostname", asked))
     try:
