@@ -74,5 +74,13 @@ bench: bench-startup
 bench-%: $(VENV)/dev.done
 	$(BIN)/python benchmarks/$*.py --form $(FORM)
 
+# What the fan-out is compared with cannot be installed beside edgec.
+$(VENV)-peers/done: benchmarks/fan/requirements.txt
+	$(PYTHON) -m venv $(VENV)-peers
+	$(VENV)-peers/bin/python -m pip install --quiet -r benchmarks/fan/requirements.txt
+	@touch $@
+
+bench-fanout: $(VENV)-peers/done system
+
 clean:
-	rm -rf $(VENV) $(VENV)-tflite $(VENV)-tensorrt build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-tflite $(VENV)-tensorrt $(VENV)-peers build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

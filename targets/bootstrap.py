@@ -20,7 +20,7 @@ SCRIPT = "; ".join(
         "exit 0",
         "}",
         'p=$(command -v "$2") || say no-python - - - - -',
-        'v=$("$p" -c "import sys; print(sys.version_info[0] * 100 + sys.version_info[1])" 2>/dev/null) || say no-python "$p" - - - -',
+        'v=$("$p" -S -c "import sys; print(sys.version_info[0] * 100 + sys.version_info[1])" 2>/dev/null) || say no-python "$p" - - - -',
         'f=$1; case $f in "~") f=$HOME;; "~/"*) f=$HOME/${f#"~/"};; esac',
         'o=$(ls -A "$f" 2>/dev/null | grep -v -x -e agents -e .edgec-folder.tmp | head -n 1)',
         'if [ -n "$o" ] && [ ! -e "$f/.edgec-folder" ]; then say foreign "$p" "$v" "$f" - "$o"; fi',

@@ -4,6 +4,7 @@ A session that missed an answer is over: its agent is stopped and every later ca
 """
 
 import hashlib
+import posixpath
 import secrets
 import sys
 import tempfile
@@ -278,7 +279,7 @@ class AgentSession:
             if not 0 <= offset <= length:
                 raise errors.ProtocolViolation(f"{self.target} has {offset} of {length} bytes", context={"target": self.target})
             try:
-                self._transport.put(upload, self._field(str, said, "path"), offset=offset, progress=progress)
+                self._transport.put(upload, self._inside(said), offset=offset, progress=progress)
             except errors.CommandFailed:
                 # SFTP has one code for every refusal: the agent knows whether the disk is full or read-only
                 self._call("reserve", **place)
@@ -459,7 +460,7 @@ class AgentSession:
         said = self._call("infer", job=asdict(job), patience_s=self._settings.request_timeout_s, more_s=MARGIN_S)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "outputs.npz"
-            self._transport.get(self._field(str, said, "path"), file)
+            self._transport.get(self._inside(said), file)
             self._call("forget", name=self._field(str, said, "name"))
             if hashlib.sha256(file.read_bytes()).hexdigest() != said.get("digest"):
                 raise errors.DigestMismatch(f"the outputs from {self.target} are not what its agent wrote", context={"target": self.target})
@@ -569,6 +570,13 @@ class AgentSession:
             problems = context["problems"]
             context["problems"] = [str(each) for each in problems] if isinstance(problems, list) else [str(problems)]
         return kind(f"{self.target}: {said['what']}", hint=hint, context={**context, "target": self.target, "op": op})
+
+    def _inside(self, said: Mapping[str, Any]) -> str:
+        """The path of an answer, which has to lie in edgec's folder on the target."""
+        path: str = self._field(str, said, "path")
+        if posixpath.normpath(path) != path or not path.startswith(self.folder + "/"):
+            raise errors.ProtocolViolation(f"{self.target} names a path outside edgec's folder: {path}", context={"target": self.target})
+        return path
 
     def _field(self, kind: Any, said: Mapping[str, Any], name: str) -> Any:
         return answers.field(kind, said, name, self.target)

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import random
+import select
 import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +20,6 @@ from edgec.targets.ssh_faults import broken, may_pass, working
 
 STALL_S = 30.0
 """Patience with a transfer in which nothing moves."""
-POLL_S = 0.005
 END_S = 2.0
 """Time for a command to end by itself once its input is closed."""
 ATTEMPTS, PAUSE_S = 4, 0.5
@@ -64,21 +64,25 @@ class SshTransport:
         end = time.monotonic() + timeout_s
         channel = self._start(argv)
         out, err = bytearray(), bytearray()
+        late = DeadlineExceeded(f"{argv[0]} did not end within {timeout_s:g} s on {self.name}", context={"target": self.name})
         try:
             with self._working(f"running {argv[0]}"):
-                while not (channel.eof_received and channel.exit_status_ready()) or channel.recv_ready() or channel.recv_stderr_ready():
-                    if time.monotonic() > end:
-                        raise DeadlineExceeded(
-                            f"{argv[0]} did not end within {timeout_s:g} s on {self.name}", context={"target": self.name}
-                        )
+                news = select.poll()
+                news.register(channel.fileno(), select.POLLIN)
+                while True:
+                    ended, cut = channel.eof_received, channel.closed  # before the look at what has come: data may arrive in between
                     if channel.recv_ready():
                         out += channel.recv(BLOCK)
                     elif channel.recv_stderr_ready():
                         err += channel.recv_stderr(BLOCK)
-                    elif channel.closed and not channel.eof_received:  # cut off: it would have sent its end
-                        raise broken(self.name, f"running {argv[0]}", EOFError("no exit status"))
-                    else:
-                        time.sleep(POLL_S)
+                    elif ended:
+                        break
+                    elif cut:  # it would have sent its end
+                        raise broken(self.name, f"running {argv[0]}", EOFError("no end of the output"))
+                    elif not news.poll(max(0.0, end - time.monotonic()) * 1000):
+                        raise late
+                if not channel.status_event.wait(max(0.0, end - time.monotonic())):
+                    raise late
                 return channel.recv_exit_status(), out.decode(errors="replace"), err.decode(errors="replace")
         finally:
             channel.close()

@@ -3,6 +3,7 @@
 Nothing is ever asked at a prompt and no password is ever sent. An unknown or changed host key ends the attempt before any key is offered.
 """
 
+import functools
 import getpass
 import glob
 import logging
@@ -28,6 +29,8 @@ UNACKNOWLEDGED_MS = 30_000
 """After this long without acknowledgement TCP gives a connection up (Linux, man 7 tcp: TCP_USER_TIMEOUT); the default is 15 minutes."""
 SYSTEM_KNOWN_HOSTS = Path("/etc/ssh/ssh_known_hosts")
 DEEPEST_INCLUDE = 16
+STEERING = frozenset("'`\"$\\;&<>|(){} ")
+"""What a shell could make more of; OpenSSH refuses the same in names since 9.6 (CVE-2023-51385)."""
 DEFAULT_KEYS = ("~/.ssh/id_ed25519", "~/.ssh/id_ecdsa", "~/.ssh/id_rsa")
 
 logging.getLogger("paramiko").addHandler(logging.NullHandler())  # its tracebacks are for the log, not for the terminal
@@ -99,10 +102,14 @@ def route_from(settings: TargetSettings) -> Route:
     ours += [f"User {settings.user}"] if settings.user else []
     try:
         text = _config_text(path) if settings.ssh_config is not None or path.is_file() else ""
-        config = paramiko.SSHConfig.from_text("\n".join([*ours, text]))
+        config = _parsed("\n".join([*ours, text]))
     except (OSError, ValueError, paramiko.ConfigParseError) as error:
         raise ConfigError(f"the SSH configuration {path} cannot be read: {error}") from error
     asked = settings.host or settings.name
+    for kind, value in (("host", asked), ("user", settings.user or "")):
+        if value.startswith("-") or any(c in STEERING or not c.isprintable() for c in value):
+            what = f"the {kind} {value!r} of {settings.name} has characters that no name has"
+            raise ConfigError(what, hint="a ProxyCommand of the SSH configuration would hand them to a shell")
     found = _looked_up(config, asked, path)
     host = str(found.get("hostname", asked))
     try:
@@ -128,6 +135,12 @@ def route_from(settings: TargetSettings) -> Route:
         jumps=() if jump.lower() == "none" else tuple(part.strip() for part in jump.split(",")),
         proxy_command="" if command.lower() == "none" else command,
     )
+
+
+@functools.lru_cache(maxsize=16)
+def _parsed(text: str) -> paramiko.SSHConfig:
+    """A fleet's targets share one file: it is parsed once, not once for each."""
+    return paramiko.SSHConfig.from_text(text)
 
 
 def _looked_up(config: paramiko.SSHConfig, asked: str, path: Path) -> dict[str, Any]:
@@ -187,12 +200,13 @@ def open_connection(
     with connecting(settings.name, route.where, settings.connect_timeout_s):
         connection = PinnedTransport(_socket(settings, route, stack, passed))
         stack.callback(connection.close)
-        _prefer_known_types(connection, route)
+        recorded = _known_keys(route)
+        _prefer_known_types(connection, recorded)
         connection.banner_timeout = connection.handshake_timeout = connection.auth_timeout = settings.connect_timeout_s
         connection.start_client(timeout=settings.connect_timeout_s)
         if not connection.initial_kex_done:
             raise TimeoutError
-        _check_host_key(route, connection.get_remote_server_key())
+        _check_host_key(route, recorded, connection.get_remote_server_key())
         _authenticate(connection, route, stack)
         connection.set_keepalive(KEEPALIVE_S)
     return connection
@@ -242,22 +256,28 @@ def _known_keys(route: Route) -> list[paramiko.PKey]:
     keys: list[paramiko.PKey] = []
     for path in route.known_hosts:
         if path.is_file():
-            entry = paramiko.HostKeys(str(path)).lookup(route.known_name)
+            stat = path.stat()
+            entry = _host_keys(str(path), stat.st_mtime_ns, stat.st_size).lookup(route.known_name)
             keys += list(entry.values()) if entry is not None else []
     return keys
 
 
-def _prefer_known_types(connection: paramiko.Transport, route: Route) -> None:
+@functools.lru_cache(maxsize=16)
+def _host_keys(path: str, _changed_ns: int, _size: int) -> paramiko.HostKeys:
+    """A known_hosts file as it was at that time."""
+    return paramiko.HostKeys(path)
+
+
+def _prefer_known_types(connection: paramiko.Transport, keys: Sequence[paramiko.PKey]) -> None:
     """Ask for the kind of key that is recorded, as OpenSSH does; a server has several."""
     options = connection.get_security_options()
-    recorded = [key.get_name() for key in _known_keys(route)]
+    recorded = [key.get_name() for key in keys]
     if "ssh-rsa" in recorded:
         recorded += ["rsa-sha2-512", "rsa-sha2-256"]
     options.key_types = sorted(options.key_types, key=lambda kind: kind not in recorded)
 
 
-def _check_host_key(route: Route, key: paramiko.PKey) -> None:
-    recorded = _known_keys(route)
+def _check_host_key(route: Route, recorded: Sequence[paramiko.PKey], key: paramiko.PKey) -> None:
     if key in recorded:
         return
     file = route.known_hosts[0] if route.known_hosts else Path("~/.ssh/known_hosts").expanduser()

@@ -99,7 +99,7 @@ class FaultyHost:
         (folder / "skewed.py").write_text(SKEWED)
         self._python = folder / "python"
         self._python.write_text(
-            f'#!/bin/sh\n[ "$1" = -c ] && exec {sys.executable} "$@"\nexec {sys.executable} {folder}/skewed.py {self.offset} "$@"\n'
+            f'#!/bin/sh\ncase $1 in -*) exec {sys.executable} "$@";; esac\nexec {sys.executable} {folder}/skewed.py {self.offset} "$@"\n'
         )
         self._python.chmod(0o755)
 

@@ -3,6 +3,7 @@
 Everything that could differ between hosts is fixed: order, times, permissions, and no compression (zlib's output depends on its version).
 """
 
+import functools
 import hashlib
 import importlib.util
 import io
@@ -45,8 +46,9 @@ def sources() -> Dict[str, bytes]:
     return found
 
 
+@functools.lru_cache(maxsize=1)
 def build() -> Tuple[str, bytes]:
-    """(file name, bytes) of the agent."""
+    """(file name, bytes) of the agent; put together once in a process."""
     out = io.BytesIO()
     with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
         for path, content in sorted(sources().items()):
