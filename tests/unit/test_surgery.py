@@ -46,7 +46,7 @@ def test_shrunk_network_computes_what_the_masked_one_does_at_the_counted_size(ca
         assert float((narrow(*x) - expected).abs().max()) <= 1e-5 * max(1, float(expected.abs().max()))
     widths = {g.name: g.channels - len(selection.removed.get(g.name, ())) for g in groups.prunable}
     counted, dense = cost(narrow, *shapes), cost(module, *shapes)
-    for unit in CostUnit:
+    for unit in (CostUnit.PARAMETERS, CostUnit.MACS):
         price = CountedCost(layers(module, *shapes), groups, unit, total=getattr(dense, unit.value))
         assert price.total(widths) == getattr(counted, unit.value)
     assert counted.parameters == sum(p.numel() for p in narrow.parameters())
@@ -58,7 +58,7 @@ def test_cost_of_a_channel_is_what_removing_one_saves(name):
     shapes = EVERY[name][1]
     dense = cost(module, *shapes)
     after = {g.name: cost(cut(module, Selection(groups=groups, removed={g.name: (0,)})), *shapes) for g in groups.prunable}
-    for unit in CostUnit:
+    for unit in (CostUnit.PARAMETERS, CostUnit.MACS):
         price = CountedCost(layers(module, *shapes), groups, unit, total=getattr(dense, unit.value))
         for name, counted in after.items():
             assert price.of_channel(name, {}) == getattr(dense, unit.value) - getattr(counted, unit.value) > 0

@@ -153,7 +153,7 @@ def test_streams_of_our_networks_are_cut_at_the_counted_cost(build, streams):
         expected = mask(module, selection)(x)
         assert float((narrow(x) - expected).abs().max()) <= 1e-5 * float(expected.abs().max())
     widths = {g.name: g.channels - g.channels // 2 for g in freed}
-    for unit in CostUnit:
+    for unit in (CostUnit.PARAMETERS, CostUnit.MACS):
         price = CountedCost(layers(module, shape), groups, unit, total=getattr(cost(module, shape), unit.value))
         assert price.total(widths) == getattr(cost(narrow, shape), unit.value)
 
