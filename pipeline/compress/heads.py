@@ -17,6 +17,9 @@ from edgec.pipeline.compress.channels import Group, Member, Side
 from edgec.pipeline.compress.count import Example, run
 from edgec.pipeline.compress.tracing import Found
 
+INPUTS = ("query", "key", "value")
+"""What `scaled_dot_product_attention` is called with, in this order or by name."""
+
 
 def with_heads(found: Sequence[Found], module: nn.Module, example: Example) -> list[Found]:
     """The offers, with one group of heads in place of what was offered for its queries, keys and values."""
@@ -68,7 +71,8 @@ class _Calls(TorchFunctionMode):
     def __torch_function__(self, func: Any, _types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))
         if func is F.scaled_dot_product_attention and self._open:
-            query, key, value = (*args, *(v for k, v in (kwargs or {}).items() if k in ("query", "key", "value")))[:3]
+            given = {**dict(zip(INPUTS, args, strict=False)), **(kwargs or {})}
+            query, key, value = (given[name] for name in INPUTS)
             heads = {each.shape[-3] for each in (query, key, value) if isinstance(each, Tensor) and each.dim() > 3}
             if len(heads) == 1 and (count := heads.pop()) > 1:
                 owner, called = self._open[-1]

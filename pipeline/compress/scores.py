@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgec.pipeline.compress.activations import Site, watch
+from edgec.pipeline.compress.channel_weights import weights_of
 from edgec.pipeline.compress.channels import Group, Groups, Side
 from edgec.pipeline.compress.count import NORMS, device_of, evaluating
 from edgec.pipeline.compress.uniqueness import Moments, eliminated
@@ -137,17 +138,14 @@ def _require_labels(calibration: Calibration, name: str) -> None:
 
 @torch.no_grad()
 def magnitude(groups: Groups, module: nn.Module, _calibration: Calibration, /) -> Scores:
-    """L2 norm of a channel's weights over all convolutions and linear layers of its group, over the group's mean (a comparison)."""
+    """L2 norm of a channel's weights over its group's layers that have some, over the group's mean (a comparison)."""
     found: Scores = {}
     for group in groups.prunable:
         square = torch.zeros(group.channels, dtype=torch.float64)
         for member in group.members:
             layer = module.get_submodule(member.layer)
-            if isinstance(layer, NORMS):
-                continue
-            dim = 1 if member.side is Side.IN else 0
-            weight = layer.get_parameter("weight").detach().double().cpu().transpose(0, dim).flatten(1)
-            square += weight[torch.tensor(member.positions)].square().sum(dim=(1, 2))
+            if not isinstance(layer, (*NORMS, nn.PReLU)):
+                square += weights_of(layer, member).square().sum(dim=1)
         norm = square.sqrt()
         found[group.name] = norm / norm.mean().clamp_min(torch.finfo(norm.dtype).tiny)
     return _finite(found)

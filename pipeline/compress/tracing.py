@@ -3,7 +3,7 @@
 What comes out are offers: the library takes operations that it does not know for element-wise ones. `groups.py` proves each.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,12 @@ from edgec.pipeline.core.errors import ModelError
 
 MIXED = "a reshape moves its channels (channel shuffle, split into heads)"
 UNKNOWN = "which of its places belong to which channel is not known"
+CIRCLES = "splits and sums lead from each of its channels to others without end"
+ROOTS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase)  # noqa: SLF001 torch has no public name for "any convolution"
+"""Layers that compute channels."""
+FOLLOWED = 20
+"""Times that the library may follow each operation's dependencies while it collects one group. Our networks take less than one; where
+channels are permuted between sums it would go on for every permutation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,7 @@ def trace(module: nn.Module, example: Example, order: Mapping[str, int]) -> list
     Raises:
         ModelError: the network cannot be traced.
     """
-    from torch_pruning import ops, utils
+    from torch_pruning import utils
 
     roots: set[Any] = set()
     """Autograd nodes of the network's outputs."""
@@ -56,7 +62,7 @@ def trace(module: nn.Module, example: Example, order: Mapping[str, int]) -> list
     try:
         with sealed(module) as opaque:
             graph = _graph().build_dependency(module, inputs, output_transform=note, customized_pruners=opaque, verbose=False)
-        offers = list(graph.get_all_groups(root_module_types=(ops.TORCH_CONV, ops.TORCH_LINEAR, nn.RNNBase)))
+        offers = list(_offers(graph))
     except Exception as error:
         raise ModelError(
             f"the network's channel dependencies cannot be traced: {type(error).__name__}: {error}",
@@ -69,7 +75,43 @@ def trace(module: nn.Module, example: Example, order: Mapping[str, int]) -> list
             hint="take detach(), no_grad() and argmax() out of the network's forward",
             context={"place": "the network's output"},
         )
-    return [_found(graph, offered, order, roots) for offered in offers]
+    return [each if isinstance(each, Found) else _found(graph, each, order, roots) for each in offers]
+
+
+class _Endless(Exception):
+    """A group grew and grew."""
+
+
+class _Counted(list[Any]):
+    """The dependencies of one operation; says when they are followed."""
+
+    def __init__(self, items: Iterable[Any], follow: Callable[[], None]) -> None:
+        super().__init__(items)
+        self._follow = follow
+
+    def __iter__(self) -> Iterator[Any]:
+        self._follow()
+        return super().__iter__()
+
+
+def _offers(graph: Any) -> Iterator[Any]:
+    """The library's groups, one for each set of layers that compute the same channels; what is known of a layer whose group has no end."""
+    names = {layer: name for name, layer in graph.model.named_modules()}
+    visited: set[nn.Module] = set()
+    for layer in [each for each in graph.module2node if isinstance(each, ROOTS)]:
+        if layer in visited:
+            continue
+        pruner = graph.get_pruner_of_module(layer)
+        channels = pruner.get_out_channels(layer)
+        graph.followed = 0
+        try:
+            group = graph.get_pruning_group(layer, pruner.prune_out_channels, list(range(channels)))
+        except _Endless:
+            name = names[layer]
+            yield Found(Group(name=name, channels=channels, members=(), writers=(name,)), uncuttable=CIRCLES)
+            continue
+        visited |= {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
+        yield group
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +121,10 @@ class _Split:
     operation: Any
     _saved_split_sizes: tuple[int, ...]
     _saved_dim: int
+
+    @property
+    def next_functions(self) -> Any:
+        return self.operation.next_functions
 
     def name(self) -> str:
         return str(self.operation.name())
@@ -101,6 +147,19 @@ def _graph() -> Any:
                 if node in self.mixing or (node.type == ops.OPTYPE.SPLIT and not _sized(node)):
                     node.type = ops.OPTYPE.ELEMENTWISE
             return nodes
+
+        def _build_dependency(self, nodes: Any) -> None:
+            super()._build_dependency(nodes)
+            self.followed = 0
+            limit = FOLLOWED * len(nodes)
+
+            def follow() -> None:
+                self.followed += 1
+                if self.followed > limit:
+                    raise _Endless
+
+            for node in nodes.values():
+                node.dependencies = _Counted(node.dependencies, follow)
 
     return Graph()
 
@@ -144,7 +203,8 @@ def _found(graph: Any, offered: Any, order: Mapping[str, int], roots: set[Any]) 
         node, handler = item.dep.target, item.dep.handler
         is_out, is_in = graph.is_out_channel_pruning_fn(handler), graph.is_in_channel_pruning_fn(handler)
         operation = node.grad_fn.name() if hasattr(node.grad_fn, "name") else ""
-        output = output or (is_out and node.grad_fn in roots)
+        computed_by = node.grad_fn.operation if isinstance(node.grad_fn, _Split) else node.grad_fn
+        output = output or (is_out and computed_by in roots)
         adds = adds or operation.startswith("AddBackward")
         mixed = mixed or node in graph.mixing
         if isinstance(node.module, nn.Parameter):

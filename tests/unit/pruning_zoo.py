@@ -417,7 +417,10 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
     """The network in eval mode with weights from the seed, and normalisations that are not the identity."""
     generator = torch.Generator().manual_seed(seed)
     for each in module.modules():
-        if isinstance(each, nn.Conv2d | nn.Linear):
+        if isinstance(each, nn.RNNBase):
+            for tensor in each.parameters():
+                tensor.data.copy_((torch.rand(tensor.shape, generator=generator) * 2 - 1) * each.hidden_size**-0.5)
+        if isinstance(each, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             each.weight.data.copy_(torch.randn(each.weight.shape, generator=generator) * (2 / each.weight[0].numel()) ** 0.5)
         if isinstance(each, nn.BatchNorm1d | nn.BatchNorm2d):
             for tensor, low, high in (
@@ -443,9 +446,7 @@ ZOO = {
     "inception": Inception,
     "inverted": Inverted,
     "lstm": lambda: Recurrent(nn.LSTM),
-    "lstm_both_ways": lambda: Recurrent(nn.LSTM, both=True),
     "lstm_deep": lambda: Recurrent(nn.LSTM, 2),
-    "lstm_state": lambda: Recurrent(nn.LSTM, batch_first=False, state=True),
     "mlp": MLP,
     "resnet": ResNet,
     "shared": Shared,
@@ -463,6 +464,8 @@ IMAGE = (1, 8, 8)
 MODELS = {
     "efficientnet_lite0": (lambda: EfficientNetLite(1, 3, ((1, 8, 1, 1, 3), (6, 8, 2, 2, 5), (6, 12, 1, 2, 3)), 8, 24), ((1, 32, 32),)),
     "fused_heads": (FusedHeads, (IMAGE,)),
+    "lstm_both_ways": (lambda: Recurrent(nn.LSTM, both=True), (IMAGE,)),
+    "lstm_state": (lambda: Recurrent(nn.LSTM, batch_first=False, state=True), (IMAGE,)),
     "mobilenet_v2": (lambda: mobilenet_v2(1, 3, 0.1), (IMAGE,)),
     "resnet20": (lambda: resnet20(1, 3, 8), (IMAGE,)),
     "resnet56": (lambda: resnet56(1, 3, 8), (IMAGE,)),

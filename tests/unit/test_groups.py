@@ -138,6 +138,28 @@ def test_what_follows_a_layer_decides_whether_it_is_cut(layer: nn.Module, reason
     assert reason in groups["a"].reason
 
 
+def halves(x: Tensor) -> Tensor:
+    """Splits of splits, one of them uneven, one with a piece that nothing reads, one whose piece is read twice."""
+    left, right = x.chunk(2, dim=1)
+    (a, b), (c, d) = left.chunk(2, dim=-3), right.split([1, 3], dim=1)
+    first, _ = x.chunk(2, dim=1)
+    return torch.cat((d, c, b + b.relu(), a), dim=1) + torch.cat((first, first), dim=1)
+
+
+def test_splits_of_splits_are_traced_and_never_cut_wrongly():
+    groups = find_groups(Gated(halves), X)
+    assert [g.name for g in groups.prunable] == ["b"]
+    assert "without end" in groups.protected["a"]
+
+
+def test_network_whose_output_is_a_piece_of_a_split_keeps_its_width():
+    class Piece(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).chunk(3, dim=1)[0]
+
+    assert find_groups(Piece(), X).protected.keys() == {"classifier"}
+
+
 def test_both_directions_of_a_recurrent_layer_lose_the_same_unit():
     groups = {g.name: g for g in find_groups(Recurrent(nn.LSTM, both=True), X)}
     assert groups["steps"].channels == 12

@@ -33,7 +33,7 @@ def selections(draw: st.DrawFn) -> tuple[str, Selection]:
     return name, Selection(groups=groups, removed=removed)
 
 
-@settings(max_examples=250, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(selections())
 def test_shrunk_network_computes_what_the_masked_one_does_at_the_counted_size(case):
     name, selection = case
