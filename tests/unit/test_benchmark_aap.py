@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-from pruning.summary import Rung, mean_rows, reached  # noqa: E402
+from pruning.summary import Rung, mean_rows, reached
 
 
 def rungs(*drops: float) -> list[Rung]:
