@@ -27,8 +27,8 @@ GOALS = ("parameters", "macs")
 
 
 def best_lr(work: Path, form: Form, network: str, method: str) -> float:
-    """By mean validation accuracy over the rungs of seed 0, parameters goal. Methods with our allocation and re-fit share one rate, the best
-    one for random channels: so no criterion is favoured."""
+    """By mean validation accuracy over the rungs of seed 0, parameters goal. Methods with our allocation and re-fit share one rate, the
+    best one for random channels: so no criterion is favoured."""
     swept = "random+ours" if method in METHODS and METHODS[method].allocation == "cost" else method
     goal = "" if method == "dense" else "parameters"
     scores = {}
