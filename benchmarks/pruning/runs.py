@@ -69,6 +69,8 @@ def run(work: Path, form: Form, task: Task) -> None:
     (folder / task.name).mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     teacher = dense(task.network)
+    kept = folder / f"teacher-{task.network}"
+    kept.mkdir(exist_ok=True)
     passes = 0
     found: list[Result] = []
 
@@ -95,7 +97,7 @@ def run(work: Path, form: Form, task: Task) -> None:
     if task.method == "dense":
         module = copy.deepcopy(teacher)
         for rung in range(1, form.rungs + 1):
-            note(rung, module, counted(module).macs, recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=rung))
+            note(rung, module, counted(module).macs, recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=rung, kept=kept))
     elif task.method == "scratch":
         assert task.of_lr is not None
         shaped = Task(network=task.network, method="aap", goal=task.goal, lr=task.of_lr, seed=task.seed)
@@ -105,7 +107,7 @@ def run(work: Path, form: Form, task: Task) -> None:
                 if isinstance(each, nn.Conv2d | nn.Linear | nn.BatchNorm2d):
                     each.reset_parameters()
             macs = counted(module).macs
-            images = recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=rung, images=form.images * rung)
+            images = recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=rung, kept=kept, images=form.images * rung)
             note(rung, module, macs, images)
             passes = 0  # the next shape starts anew
     else:
@@ -114,7 +116,7 @@ def run(work: Path, form: Form, task: Task) -> None:
 
         def recovered(module: nn.Module, rung: int) -> None:
             nonlocal images
-            images = recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=rung)
+            images = recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=rung, kept=kept)
 
         for rung, before, module in rungs(method, teacher, unit, form.rungs, task.seed, recovered):
             start = float(right(before, Split.VALIDATION).mean()) if task.seed == 0 and task.goal == "parameters" else None

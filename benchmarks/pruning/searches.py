@@ -26,11 +26,13 @@ def search(work: Path, form: Form, task: Task) -> None:
     settings = PruneSettings(policy=task.method.removeprefix("policy-"), round_to=1, samples=len(calibration()[0]))
     aap = AAP(network, EXAMPLE, calibration=calibration(), constraints=Constraints(accuracy_drop=BOUND), settings=settings, seed=task.seed)
     calls = 0
+    kept = folder_of(work, form) / f"teacher-{task.network}"
+    kept.mkdir(parents=True, exist_ok=True)
 
     def recovered(module: nn.Module, _cut: float) -> tuple[nn.Module, int]:
         nonlocal calls
         calls += 1
-        return module, recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=calls)
+        return module, recover(module, teacher, form, lr=task.lr, seed=task.seed, rung=calls, kept=kept)
 
     found = aap.run(recover=recovered, evaluate=lambda module: right(module, Split.VALIDATION))
     size = counted(network)

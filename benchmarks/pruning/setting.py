@@ -2,8 +2,9 @@
 
 import base64
 import hashlib
+import os
 from dataclasses import asdict, dataclass
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from common import ROOT
 from numpy.typing import NDArray
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgec import models
@@ -133,21 +135,59 @@ def drawn(count: int, seed: int, rung: int) -> Samples:
     return Samples(images=images[chosen], labels=labels[chosen], preprocess=spec.preprocess)
 
 
-def taught(teacher: nn.Module, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy plus T² KL to the dense network (Hinton, Vinyals, Dean, 2015, arXiv:1503.02531, section 2)."""
-    logits = module(images)
-    with torch.no_grad():
-        target = F.softmax(teacher(images).float() / TEMPERATURE, dim=1)
-    distance = F.kl_div(F.log_softmax(logits.float() / TEMPERATURE, dim=1), target, reduction="batchmean")
-    return F.cross_entropy(logits, labels) + TEMPERATURE**2 * distance
+class Taught:
+    """Cross-entropy plus T² KL to the dense network (Hinton, Vinyals, Dean, 2015, arXiv:1503.02531, section 2).
+
+    The batches of a recovery are the same for all methods, so the teacher's answers are kept in `file` and used again, checked by each
+    batch's mean.
+    """
+
+    def __init__(self, teacher: nn.Module, file: Path | None) -> None:
+        self._teacher, self._file = teacher, file
+        self._known = None if file is None or not file.exists() else load_tensors(file)
+        self._answers: list[Tensor] = []
+        self._means: list[Tensor] = []
+
+    def __call__(self, module: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The loss of one batch."""
+        logits = module(images)
+        target = F.softmax(self._answer(images) / TEMPERATURE, dim=1)
+        distance = F.kl_div(F.log_softmax(logits.float() / TEMPERATURE, dim=1), target, reduction="batchmean")
+        return F.cross_entropy(logits, labels) + TEMPERATURE**2 * distance
+
+    @torch.no_grad()
+    def _answer(self, images: Tensor) -> Tensor:
+        step = len(self._means)
+        self._means.append(images.mean())
+        if self._known is not None:
+            if not torch.isclose(self._known["means"][step], self._means[-1].cpu(), rtol=1e-4, atol=1e-6):
+                raise RuntimeError(f"{self._file} is of other batches: remove it")
+            return self._known["answers"][step].to(images)
+        self._answers.append(self._teacher(images).float())
+        return self._answers[-1]
+
+    def keep(self) -> None:
+        """Write the answers; another process may have done so meanwhile, with the same."""
+        if self._known is None and self._file is not None and self._answers:
+            draft = self._file.with_name(f".{self._file.name}.{os.getpid()}")
+            save_file({"answers": torch.stack(self._answers), "means": torch.stack(self._means)}, draft)
+            draft.replace(self._file)
 
 
-def recover(module: nn.Module, teacher: nn.Module, form: Form, *, lr: float, seed: int, rung: int, images: int | None = None) -> int:
-    """One recovery: CE and KL to the dense network, warm-up and cosine from `lr`, all in place. Returns the images seen."""
+def recover(
+    module: nn.Module, teacher: nn.Module, form: Form, *, lr: float, seed: int, rung: int, kept: Path | None, images: int | None = None
+) -> int:
+    """One recovery: CE and KL to the dense network, warm-up and cosine from `lr`, all in place. Returns the images seen.
+
+    `kept`: folder of the teacher's answers, or None.
+    """
+    taught = Taught(teacher, None if kept is None else kept / f"{seed}-{rung}-{images or form.images}.safetensors")
     samples = drawn(images or form.images, seed, rung)
     settings = TrainSettings(batch=form.batch, threads=1, device=form.device)
     plan = Plan(name=f"rung-{rung}", epochs=1, lr=lr, seed=1000 * seed + rung)
-    return fit(module, samples, loss=partial(taught, teacher), plan=plan, settings=settings, events=Silent()).images_seen
+    seen = fit(module, samples, loss=taught, plan=plan, settings=settings, events=Silent()).images_seen
+    taught.keep()
+    return seen
 
 
 def right(module: nn.Module, split: Split) -> NDArray[np.bool_]:
