@@ -7,11 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from edgec.pipeline.stats import paired_difference
 from pruning.methods import METHODS
 from pruning.runs import Result, Task
+from pruning.setting import unpacked
 
-ALLOWED = (0.0, 0.5, 1.0)
-"""Losses in points of validation accuracy."""
+VALIDATION_IMAGES = 5000
+ALLOWED = (0.0, None, 0.5, 1.0)
+"""Losses in points of validation accuracy. None: none that the validation images can tell from 0, which is that the paired 95 % interval
+(Agresti-Min) of the loss reaches 0 or below."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,6 +25,8 @@ class Rung:
     rung: int
     drop: float
     """Points of validation accuracy lost."""
+    significant: bool
+    """The loss can be told from 0."""
     kept: float
     """Of the goal's cost."""
     params_kept: float
@@ -32,13 +38,14 @@ class Rung:
 def ladder(result: Result, dense: Result, goal: str) -> list[Rung]:
     """The rungs of a run; the first is the dense network itself."""
     size = result["dense"]
-    found = [Rung(rung=0, drop=0.0, kept=1.0, params_kept=1.0, macs_kept=1.0, image_macs=0, before=None)]
+    found = [Rung(rung=0, drop=0.0, significant=False, kept=1.0, params_kept=1.0, macs_kept=1.0, image_macs=0, before=None)]
     for mine, theirs in zip(result["rungs"], dense["rungs"], strict=True):
         params, macs = mine["parameters"] / size["parameters"], mine["macs"] / size["macs"]
         found.append(
             Rung(
                 rung=mine["rung"],
                 drop=100 * (theirs["top1"] - mine["top1"]),
+                significant=_significant(theirs["right"], mine["right"]),
                 kept=params if goal == "parameters" else macs,
                 params_kept=params,
                 macs_kept=macs,
@@ -49,11 +56,15 @@ def ladder(result: Result, dense: Result, goal: str) -> list[Rung]:
     return found
 
 
-def reached(rungs: Sequence[Rung], allowed: float) -> tuple[Rung, float]:
+def reached(rungs: Sequence[Rung], allowed: float | None) -> tuple[Rung, float]:
     """The smallest network within the allowed loss, and the cost kept where the loss would just be reached.
 
-    The latter lies between that rung and the next, on the line through both in ln(cost kept).
+    The latter lies between that rung and the next, on the line through both in ln(cost kept); for losses that cannot be told from 0 it is
+    that rung's.
     """
+    if allowed is None:
+        last = max((r for r in rungs if not r.significant), key=lambda r: r.rung)
+        return last, last.kept
     last = max((r for r in rungs if r.drop <= allowed), key=lambda r: r.rung)
     following = next((r for r in rungs if r.rung == last.rung + 1), None)
     if following is None:
@@ -158,7 +169,12 @@ def rung_rows(results: dict[Task, Result], dense_of: Callable[[Task], Result]) -
     return found
 
 
-def _by_seed(rows: Sequence[Result], network: str, goal: str, allowed: float, method: str) -> dict[int, float]:
+def _significant(reference: str, mine: str) -> bool:
+    low = paired_difference(unpacked(reference, VALIDATION_IMAGES), unpacked(mine, VALIDATION_IMAGES)).low
+    return low is not None and low > 0
+
+
+def _by_seed(rows: Sequence[Result], network: str, goal: str, allowed: float | None, method: str) -> dict[int, float]:
     wanted = (network, goal, allowed, method)
     return {r["seed"]: r["removed_pct"] for r in rows if (r["network"], r["goal"], r["allowed_drop_pts"], r["method"]) == wanted}
 

@@ -12,7 +12,7 @@ from pruning.summary import Rung, mean_rows, reached
 
 def rungs(*drops: float) -> list[Rung]:
     return [
-        Rung(rung=i, drop=drop, kept=0.5**i, params_kept=0.5**i, macs_kept=0.5**i, image_macs=0, before=None)
+        Rung(rung=i, drop=drop, significant=drop > 0.25, kept=0.5**i, params_kept=0.5**i, macs_kept=0.5**i, image_macs=0, before=None)
         for i, drop in enumerate((0.0, *drops))
     ]
 
@@ -35,6 +35,11 @@ def test_nothing_is_removed_at_no_loss_when_the_first_rung_loses():
 
 def test_nothing_is_claimed_beyond_the_last_rung():
     rung, kept = reached(rungs(0.0, 0.1), 0.5)
+    assert (rung.rung, kept) == (2, 0.25)
+
+
+def test_a_loss_that_cannot_be_told_from_0_is_no_loss():
+    rung, kept = reached(rungs(0.1, 0.2, 0.4), None)
     assert (rung.rung, kept) == (2, 0.25)
 
 
