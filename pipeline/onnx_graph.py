@@ -51,7 +51,10 @@ def simplified(model: ModelProto) -> ModelProto:
 
 
 def stamped(model: ModelProto, *, opset: int, ir: int) -> ModelProto:
-    """The model at an opset of ONNX's own operators and an IR version; operators are converted by onnx's version converter.
+    """The model at an opset of ONNX's own operators and an IR version.
+
+    By onnx's version converter; where that knows no way down (it has none for Relu from 14 to 13, which differ in a type only), the nodes
+    stay as they are if the older schemas accept every one of them. Whether the function is the same is parity's to say.
 
     Raises:
         LoweringError: an operator has no form at that opset; named with its layer.
@@ -61,17 +64,28 @@ def stamped(model: ModelProto, *, opset: int, ir: int) -> ModelProto:
         try:
             model = onnx.version_converter.convert_version(model, opset)
         except (RuntimeError, ValueError) as error:
-            raise LoweringError(
-                f"opset {present} cannot be written as opset {opset}: {first_line(error)}{_newer_than(model, opset)}",
-                hint="export the network at that opset, or replace the operator",
-                context={"opset": present, "asked": opset},
-            ) from error
+            model = _restamped(model, present, opset, error)
     used = {node.domain for node in model.graph.node} | {node.domain for f in model.functions for node in f.node}
     kept = [o for o in model.opset_import if o.domain in ("", "ai.onnx") or o.domain in used]
     del model.opset_import[:]
     model.opset_import.extend(kept)
     model.ir_version = ir
     return model
+
+
+def _restamped(model: ModelProto, present: int, opset: int, cause: Exception) -> ModelProto:
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    next(o for o in copy.opset_import if o.domain in ("", "ai.onnx")).version = opset
+    try:
+        onnx.checker.check_model(copy, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise LoweringError(
+            f"opset {present} cannot be written as opset {opset}: {first_line(cause)}{_newer_than(model, opset)}",
+            hint="export the network at that opset, or replace the operator",
+            context={"opset": present, "asked": opset, "said": first_line(error)},
+        ) from error
+    return copy
 
 
 def half(model: ModelProto) -> ModelProto:
@@ -171,13 +185,13 @@ def _float_weights(model: ModelProto) -> list[TensorProto]:
 
 def _newer_than(model: ModelProto, opset: int) -> str:
     """The first node whose operator is younger than the opset, as text."""
+    since: dict[str, int] = {}
+    for schema in onnx.defs.get_all_schemas_with_history():
+        if not schema.domain:
+            since[schema.name] = min(schema.since_version, since.get(schema.name, schema.since_version))
     for node in model.graph.node:
-        if node.domain in ("", "ai.onnx"):
-            since = min(
-                (s.since_version for s in onnx.defs.get_all_schemas_with_history() if s.name == node.op_type and not s.domain), default=0
-            )
-            if since > opset:
-                return f"; {node.op_type} ({node.name or node.output[0]}) exists since opset {since}"
+        if node.domain in ("", "ai.onnx") and since.get(node.op_type, 0) > opset:
+            return f"; {node.op_type} ({node.name or node.output[0]}) exists since opset {since[node.op_type]}"
     return ""
 
 
