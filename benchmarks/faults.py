@@ -49,6 +49,8 @@ PATIENCE_S = 20.0
 APP = "app"
 SIZE = 2_000_000
 """Bytes of a release's larger file."""
+NEARLY = 256 * 1024
+"""Bytes that are left on a disk that is about to be full."""
 HOSTS = 3
 """Hosts that are struck at the same time: a run waits more than it computes."""
 
@@ -81,9 +83,13 @@ class Campaign:
         """Usual seconds of each phase, from deploys that nothing disturbed."""
         dice = random.Random(seed)
         with open_session(host.settings()) as session:
-            for name in ("first", "second"):
+            for name in ("first", "second", "third"):
                 self.deploy(session, name, dice)
-        self.older, self.old = "first", "second"
+            start = time.monotonic()
+            session.rollback(APP)
+            self.took["rollback"] = time.monotonic() - start
+            self.deploy(session, "third", dice)
+        self.older, self.old = "second", "third"
 
     def run(self, number: int) -> Result:
         """One fault in one phase."""
@@ -140,19 +146,27 @@ class Campaign:
     def _struck(self, fault: str, phase: str, new: str, dice: random.Random) -> tuple[str, float]:
         files = self.files(new, dice)
         rot = dice if fault == "byte at rest" and phase == "activate" and dice.random() < 0.5 else None
-        delay_s = dice.uniform(0.0, 1.1 * (self.took[phase] if phase != "rollback" else 0.3 * self.took["activate"]))
+        # what lasts may have begun before the operation
+        delay_s = dice.uniform(-0.3 if fault in ("disk full", "read-only root", "clock jump") else 0.0, 1.0) * self.took[phase]
         try:
             with open_session(self.host.settings()) as session:
                 session.lock()
                 if phase == "activate":
                     self._do("upload", session, new, files)
-                timer = threading.Timer(delay_s, self.host.strike, (fault, dice))
+                if fault == "disk full" and phase != "upload":
+                    self.host.fill(NEARLY)
+                timer = threading.Timer(max(0.0, delay_s), self.host.strike, (fault, dice))
                 if rot is None:
                     timer.start()
+                if delay_s < 0:
+                    timer.join()
+                start = time.monotonic()
                 try:
                     self._do(phase, session, new, files, rot=rot)
+                    self.took[phase] = 0.7 * self.took[phase] + 0.3 * (time.monotonic() - start)
                 finally:
-                    timer.join() if rot is None else None
+                    if rot is None:
+                        timer.join()
         except EdgecError as error:
             return type(error).__name__, delay_s
         return "", delay_s

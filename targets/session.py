@@ -5,8 +5,6 @@ A session that missed an answer is over: its agent is stopped and every later ca
 
 import hashlib
 import posixpath
-import secrets
-import sys
 import tempfile
 import threading
 import time
@@ -22,10 +20,9 @@ from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Channel, Events, Transport
 from edgec.pipeline.core.records import Conditions, Digest, StoppingRule, TargetFacts
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
-from edgec.targets import answers, bootstrap
-from edgec.targets.agent import bundle
+from edgec.targets import answers
 from edgec.targets.agent.trust import Signature
-from edgec.targets.agent.wire import MARKER, PROTOCOL, encode
+from edgec.targets.agent.wire import encode
 from edgec.targets.owner import is_gone, me
 from edgec.targets.packing import packed
 from edgec.targets.replies import (
@@ -43,13 +40,12 @@ from edgec.targets.replies import (
     ProfileRun,
     StagedRelease,
 )
+from edgec.targets.starting import start_agent, transport_to
 
 BEAT_S = 20.0
 """The agent ends itself after 120 s without a word: a cut link must not hold the target's lock."""
 MARGIN_S = 15.0
 """Added to the agent's own deadlines, so that its explanation arrives before ours."""
-NOISE_BYTES = 1 << 20
-"""Of login messages before the agent's first line."""
 SLOWEST_DISK = 2e6
 """Bytes per second that a target hashes and writes at least (old SD cards): lengthens the deadline for large files."""
 
@@ -88,82 +84,13 @@ def open_session(settings: TargetSettings, *, events: Events | None = None) -> I
         TargetError of every kind; see `core/errors.py`.
     """
     with ExitStack() as stack:
-        transport = _transport(settings)
+        transport = transport_to(settings)
         stack.callback(transport.close)
         transport.connect()
-        channel, folder = _start_agent(transport, settings, events)
+        channel, folder = start_agent(transport, settings, events)
         session = AgentSession(settings, transport, channel, folder, events)
         stack.callback(session.close)
         yield session
-
-
-def _transport(settings: TargetSettings) -> Transport:
-    if settings.transport is TransportKind.LOCAL:
-        from edgec.targets.local import LocalTransport
-
-        return LocalTransport(settings.name)
-    from edgec.targets.ssh import SshTransport
-
-    return SshTransport(settings)
-
-
-def _start_agent(transport: Transport, settings: TargetSettings, events: Events | None) -> tuple[Channel, str]:
-    """A running agent of exactly our bytes, and the folder's path on the target."""
-    name, data = bundle.build()
-    python = settings.python
-    if python == "auto":
-        python = sys.executable if settings.transport is TransportKind.LOCAL else "python3"
-    timeout_s = settings.request_timeout_s
-    place = bootstrap.look(transport, folder=settings.folder, python=python, agent=name, agent_bytes=len(data), timeout_s=timeout_s)
-    path = f"{place.folder}/agents/{name}"
-    limits = [] if settings.memory_limit_bytes is None else ["--memory", str(settings.memory_limit_bytes)]
-    expected = hashlib.sha256(data).hexdigest()
-    if place.has_agent:
-        try:
-            return _hello(transport, place, path, expected, limits, timeout_s)
-        except (errors.AgentDied, errors.DigestMismatch):
-            if events is not None:
-                events.note(f"the agent's file on {settings.name} is damaged and is sent again")
-    _send_agent(transport, data, path, timeout_s)
-    return _hello(transport, place, path, expected, limits, timeout_s)
-
-
-def _send_agent(transport: Transport, data: bytes, path: str, timeout_s: float) -> None:
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "agent.pyz"
-        file.write_bytes(data)
-        transport.put(file, temporary)
-    status, _, said = transport.run(["mv", "-f", temporary, path], timeout_s=timeout_s)
-    if status != 0:
-        raise errors.CommandFailed(f"the agent cannot be put in place on {transport.name}: {said.strip()}", context={"path": path})
-
-
-def _hello(
-    transport: Transport, place: bootstrap.Place, path: str, expected: Digest, limits: Sequence[str], timeout_s: float
-) -> tuple[Channel, str]:
-    """Start the agent and hear its first line, past anything that a login shell prints."""
-    channel = transport.channel([place.python, path, "--folder", place.folder, *limits])
-    try:
-        deadline, noise = time.monotonic() + timeout_s, 0
-        line = channel.receive(deadline=deadline)
-        while MARKER not in line:
-            noise += len(line)
-            if noise > NOISE_BYTES:
-                raise errors.ProtocolViolation(f"{transport.name} prints without end before the agent speaks")
-            line = channel.receive(deadline=deadline)
-        hello = answers.message(line.partition(MARKER)[2], transport.name)
-        if hello.get("agent") != expected:
-            raise errors.DigestMismatch(
-                f"the agent on {transport.name} is not the one that was sent", context={"found": hello.get("agent")}
-            )
-        if hello.get("protocol") != PROTOCOL:
-            raise errors.ProtocolViolation(f"the agent on {transport.name} speaks protocol {hello.get('protocol')}, not {PROTOCOL}")
-        folder: str = answers.field(str, hello, "folder", transport.name)
-    except errors.EdgecError:
-        channel.close()
-        raise
-    return channel, folder
 
 
 class AgentSession:

@@ -1,6 +1,7 @@
 """A loopback SSH host that can be struck: its link, its agent, its disk, its clock, single bytes on the wire and at rest."""
 
 import contextlib
+import ctypes
 import os
 import random
 import select
@@ -28,6 +29,10 @@ sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 """Runs the agent with a wall clock that is as far off as a file says; the monotonic clock is left alone, as a real step leaves it."""
+
+
+MS_RDONLY, MS_REMOUNT = 1, 32
+"""<sys/mount.h>: a call is quicker than the program, which takes longer than a whole rollback."""
 
 
 class Tap:
@@ -129,7 +134,7 @@ class FaultyHost:
         {
             "link cut": lambda: self.tap.cut() if dice.random() < 0.5 else self.server.cut(),
             "agent killed": self._kill_agents,
-            "disk full": self._fill,
+            "disk full": self.fill,
             "read-only root": self._make_read_only,
             "clock jump": lambda: self.offset.write_text(str(dice.choice([-1, 1]) * dice.uniform(3600, 400 * 86400))),
             "byte in flight": self.tap.flip,
@@ -158,11 +163,17 @@ class FaultyHost:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def _fill(self) -> None:
+    def fill(self, left_bytes: int = 0) -> None:
+        """Leave no more room than that."""
         if self.mounted:
-            with (self.disk / "hog").open("wb", buffering=0) as file, contextlib.suppress(OSError):
-                while True:
-                    file.write(b"x" * 65536)
+            stat = os.statvfs(self.disk)
+            with (self.disk / "hog").open("ab", buffering=0) as file, contextlib.suppress(OSError):
+                os.posix_fallocate(file.fileno(), file.tell(), max(0, stat.f_bavail * stat.f_frsize - left_bytes))
+                file.seek(0, os.SEEK_END)
+                while left_bytes == 0:
+                    file.write(b"x" * 4096)
+            return
+        if left_bytes:
             return
         for process in self.server.sessions():
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -173,10 +184,11 @@ class FaultyHost:
             for place, _, _ in os.walk(self.root):
                 Path(place).chmod(0o555)
             return
-        end = time.monotonic() + 3.0
+        end, libc = time.monotonic() + 3.0, ctypes.CDLL(None)
         while time.monotonic() < end:  # refused while a file is open for writing
-            if subprocess.run(["mount", "-o", "remount,ro", str(self.disk)], capture_output=True, check=False).returncode == 0:
+            if libc.mount(b"none", bytes(self.disk), None, MS_RDONLY | MS_REMOUNT, None) == 0:
                 return
+            time.sleep(0.0005)
 
     def _rot(self, dice: random.Random) -> None:
         """Change one bit of a file that is not part of a release which has been verified: what rots after that is no fault of a deploy's

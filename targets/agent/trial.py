@@ -54,7 +54,7 @@ def run_health(words: List[str], current: str, patience_s: float, children: Chil
     Raises:
         Failure: CommandFailed.
     """
-    with tempfile.TemporaryFile() as output:
+    with tempfile.TemporaryFile(dir=os.path.dirname(current)) as output:
         try:
             process = subprocess.Popen(
                 words, cwd=current, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True

@@ -11,14 +11,14 @@ from edgec.pipeline.core.errors import AgentDied, DeadlineExceeded, ProtocolViol
 from edgec.pipeline.core.protocols import Transport
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.targets.agent.wire import MAX_LINE
-from edgec.targets.session import _transport
+from edgec.targets.starting import transport_to
 
 ODD_WORDS = ["a b", "$(touch /tmp/edgec-was-here)", "it's", 'say "x"', "*", "~", "a;b|c&d", "line\nline", "", "-n", "ü", "\\", "!"]
 
 
 @pytest.fixture
 def transport(settings: TargetSettings) -> Iterator[Transport]:
-    transport = _transport(settings)
+    transport = transport_to(settings)
     transport.connect()
     yield transport
     transport.close()
