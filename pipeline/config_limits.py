@@ -87,7 +87,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "prune": {
         "policy": one_of("cost", "paper"),
         "lambda0": above(0),
-        "criterion": one_of("attg2", "att", "l2", "random"),
+        "criterion": one_of("attg2", "unique", "att", "l2", "random"),
         "step": between(0, 1),
         "min_step": above(0),
         "max_rounds": at_least(1),
@@ -99,7 +99,13 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "samples": at_least(1),
     },
     "objective": {"minimise": one_of("", *(each.value for each in Quantity))},
-    "quantise": {"tolerance_points": at_least(0), "samples": at_least(1), "epochs": at_least(0), "lr": above(0)},
+    "quantise": {
+        "precision": one_of("fp32", "fp16", "int8"),  # int4 is for edgec convert
+        "tolerance_points": at_least(0),
+        "samples": at_least(1),
+        "epochs": at_least(0),
+        "lr": above(0),
+    },
     "measure": {
         "batch": at_least(1),
         "threads": at_least(1),
