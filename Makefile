@@ -5,12 +5,13 @@ TORCH  ?= torch==2.13.0
 BIN    := $(VENV)/bin
 FORM   ?= short
 
-.PHONY: run test lint links bench clean system
+.PHONY: run test test-boards lint links bench clean system
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run     the main job on real data: prune, quantise, deploy to this machine, measure, gate"
 	@echo "make test    all tests"
+	@echo "make test-boards  deploys to three emulated ARM64 boards and cuts their power; make test does it with one"
 	@echo "make lint    ruff, mypy --strict, import layers, spelling, the agent's Python floor"
 	@echo "make bench-NAME [FORM=long]   one benchmark of benchmarks/; make bench: all short forms"
 	@echo "make clean   everything that these made"
@@ -35,6 +36,10 @@ test: $(VENV)/dev.done $(VENV)-tflite/done $(VENV)-tensorrt/done system
 	$(BIN)/python -m pytest --reruns 1 -rR
 	$(VENV)-tflite/bin/python -m pytest -p no:anyio tests/unit/test_tflite_backend.py
 	$(VENV)-tensorrt/bin/python -m pytest tests/unit/test_tensorrt_backend.py
+
+# One board after the other, each a real ARM64 system under QEMU.
+test-boards: $(VENV)/dev.done system
+	$(BIN)/python -m pytest tests/boards -m "ssh or every_board" -p no:randomly
 
 # litert-torch holds back other packages' versions: the tests that convert for TFLite have an environment of their own.
 $(VENV)-tflite/done: pyproject.toml

@@ -8,13 +8,15 @@ had happened (a jump of the clock) counts like any other.
     fault           link cut (at either end) · agent killed (SIGKILL) · disk full · read-only root · clock jump (the agent's wall clock, by
                     up to 400 days) · byte in flight (one bit between host and SSH server) · byte at rest (one bit of any file that does
                     not belong to a finished release; half the activations: of the new release before it is verified)
+    power cut       --level emulated: SIGKILL for QEMU while an ARM64 board runs in it; then a cold start (tests/boards/power.py). It runs
+                    one board, one cut at a time
     broken          the active release is neither the old nor the new one, or not whole, or the next deploy failed
     stuck_locks     a new session could not take charge within 20 s
 
-    python benchmarks/faults.py [--form short|long] [--seed N] [--runs N]
+    python benchmarks/faults.py [--level loopback|emulated] [--form short|long] [--seed N] [--runs N]
 
 What strikes, and when, follows from the seed and the run's number. An interrupted campaign goes on where it stopped when it is started
-with the same seed.
+with the same seed. A level's rows replace that level's in the result; the other levels' stay.
 """
 
 import argparse
@@ -24,7 +26,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,7 +36,9 @@ from typing import Any
 from common import RESULTS, ROOT, machine, publish
 
 sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "boards"))
 
+import power
 from faulty_host import FaultyHost
 from tiny_networks import digest, linear_network
 
@@ -44,7 +48,6 @@ from edgec.targets.session import AgentSession, open_session
 FAULTS = ("link cut", "agent killed", "disk full", "read-only root", "clock jump", "byte in flight", "byte at rest")
 PHASES = ("upload", "activate", "rollback")
 CELLS = tuple((fault, phase) for fault in FAULTS for phase in PHASES)
-RUNS = {"short": 15 * len(CELLS), "long": 100 * len(CELLS)}
 PATIENCE_S = 20.0
 APP = "app"
 SIZE = 2_000_000
@@ -53,6 +56,23 @@ NEARLY = 256 * 1024
 """Bytes that are left on a disk that is about to be full."""
 HOSTS = 3
 """Hosts that are struck at the same time: a run waits more than it computes."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """Where the hosts are, and what strikes them there."""
+
+    cells: tuple[tuple[str, str], ...]
+    host: type[FaultyHost] | type[power.PoweredHost]
+    hosts: int
+    runs: Mapping[str, int]
+    """By form."""
+
+
+LEVELS = {
+    "loopback": Level(CELLS, FaultyHost, HOSTS, {"short": 15 * len(CELLS), "long": 100 * len(CELLS)}),
+    "emulated": Level(power.CELLS, power.PoweredHost, 1, {"short": 9, "long": 201}),
+}
 
 
 @dataclass(frozen=True)
@@ -77,7 +97,8 @@ class Result:
 class Campaign:
     """Runs on one host, one after the other: the deploy that follows a run makes the next one's old release."""
 
-    def __init__(self, host: FaultyHost, folder: Path, seed: int) -> None:
+    def __init__(self, host: FaultyHost | power.PoweredHost, folder: Path, seed: int, cells: Sequence[tuple[str, str]] = CELLS) -> None:
+        self.cells = cells
         self.host, self.folder, self.seed = host, folder, seed
         self.took = dict.fromkeys(PHASES, 0.1)
         """Usual seconds of each phase, from deploys that nothing disturbed."""
@@ -93,7 +114,7 @@ class Campaign:
 
     def run(self, number: int) -> Result:
         """One fault in one phase."""
-        fault, phase = CELLS[number % len(CELLS)]
+        fault, phase = self.cells[number % len(self.cells)]
         dice = random.Random(f"{self.seed}-{number}")
         new = f"r{number}"
         reported, after_s = self._struck(fault, phase, new, dice)
@@ -138,6 +159,7 @@ class Campaign:
             return
         session.stage(APP, name, {"about": name}, {part: digest(each) for part, each in files.items()})
         if rot is not None:
+            assert isinstance(self.host, FaultyHost)
             release = self.host.root / "apps" / APP / "releases" / name
             self.host.flip_bit(rot.choice(sorted(release.iterdir())), rot)
         session.activate(APP, name)
@@ -187,22 +209,23 @@ class Campaign:
                 return
 
 
-def campaign(numbers: Sequence[int], seed: int, log: Path | None = None, hosts: int = HOSTS) -> list[Result]:
+def campaign(numbers: Sequence[int], seed: int, log: Path | None = None, hosts: int | None = None, level: str = "loopback") -> list[Result]:
     """Do these runs on several hosts at once; each is appended to the log as a line of JSON when it ends."""
+    hosts = hosts or LEVELS[level].hosts
     with ThreadPoolExecutor(max_workers=hosts) as pool:
         shares = [numbers[index::hosts] for index in range(hosts)]
-        return [each for part in pool.map(lambda share: on_one_host(share, seed, log), shares) for each in part]
+        return [each for part in pool.map(lambda share: on_one_host(share, seed, log, level), shares) for each in part]
 
 
-def on_one_host(numbers: Sequence[int], seed: int, log: Path | None) -> list[Result]:
+def on_one_host(numbers: Sequence[int], seed: int, log: Path | None, level: str) -> list[Result]:
     """Runs one after the other."""
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="edgec-faults-") as place:
-        host = FaultyHost(Path(place))
+        host = LEVELS[level].host(Path(place))
         (Path(place) / "files").mkdir()
         print(f"disk full: {host.how_full}; read-only root: {host.how_read_only}", flush=True)
         try:
-            runs = Campaign(host, Path(place) / "files", seed)
+            runs = Campaign(host, Path(place) / "files", seed, LEVELS[level].cells)
             for number in numbers:
                 results.append(runs.run(number))
                 if is_broken(results[-1]) or results[-1].stuck:
@@ -220,17 +243,17 @@ def is_broken(result: Result) -> bool:
     return result.active not in ("old", "new") or not result.whole or result.next_deploy != ""
 
 
-def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
+def rows(results: Sequence[Result], level: str = "loopback") -> list[dict[str, Any]]:
     """One row a fault and phase."""
     found = []
-    for fault, phase in CELLS:
+    for fault, phase in LEVELS[level].cells:
         cell = [each for each in results if (each.fault, each.phase) == (fault, phase)]
         if cell:
             found.append(
                 {
                     "fault": fault,
                     "phase": phase,
-                    "level": "loopback",
+                    "level": level,
                     "n": len(cell),
                     "old_active": sum(each.active == "old" for each in cell),
                     "new_active": sum(each.active == "new" for each in cell),
@@ -245,22 +268,25 @@ def rows(results: Sequence[Result]) -> list[dict[str, Any]]:
 def main() -> None:
     """Run or go on with a campaign, and publish."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--level", choices=tuple(LEVELS), default="loopback")
     parser.add_argument("--form", choices=("short", "long"), default="short")
     parser.add_argument("--seed", type=int, default=4)
     parser.add_argument("--runs", type=int, help="instead of the form's number; nothing is published")
     asked = parser.parse_args()
-    about, total = machine(), asked.runs or RUNS[asked.form]
+    about, total = machine(), asked.runs or LEVELS[asked.level].runs[asked.form]
     RESULTS.mkdir(parents=True, exist_ok=True)
-    log = RESULTS / f".faults-{asked.seed}.jsonl"
+    log = RESULTS / f".faults-{asked.level}-{asked.seed}.jsonl"
     done = {each.number: each for each in (Result(**json.loads(line)) for line in log.read_text().splitlines())} if log.exists() else {}
     left = [number for number in range(total) if number not in done]
     print(f"seed {asked.seed}: {total} runs, {len(left)} to do", flush=True)
-    done |= {each.number: each for each in campaign(left, asked.seed, log)}
-    table = rows([done[number] for number in range(total)])
+    done |= {each.number: each for each in campaign(left, asked.seed, log, level=asked.level)}
+    table = rows([done[number] for number in range(total)], asked.level)
     if asked.runs is not None:
         print(json.dumps(table, indent=1))
         return
-    publish("faults", table, seeds=[asked.seed], about=about)
+    before = RESULTS / "faults.json"
+    others = [each for each in json.loads(before.read_text())["rows"] if each["level"] != asked.level] if before.exists() else []
+    publish("faults", [*others, *table], seeds=[asked.seed], about=about)
     log.unlink()
 
 

@@ -2,6 +2,9 @@
 # Installs what the tests need from Debian where that is possible; says what is missing where it is not.
 set -euo pipefail
 declare -A needs=([sshd]=openssh-server [chromium]=chromium [ip]=iproute2)
+# tests/boards: ARM64 systems under QEMU
+needs+=([mmdebstrap]=mmdebstrap [qemu-system-aarch64]=qemu-system-arm [qemu-img]=qemu-utils [fdtput]=device-tree-compiler)
+needs+=([modprobe]=kmod [cpio]=cpio [mke2fs]=e2fsprogs [xz]=xz-utils)
 packages=()
 for program in "${!needs[@]}"; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "$program" >/dev/null || packages+=("${needs[$program]}")
