@@ -46,7 +46,7 @@ def serve(listener: socket.socket, first: paramiko.PKey, later: paramiko.PKey, o
     server.add_server_key(later)
     try:
         server.renegotiate_keys()
-    except (paramiko.SSHException, EOFError):
+    except (paramiko.SSHException, EOFError, ConnectionResetError):
         return
     if channel is not None:
         channel.sendall(b"still here\n")
