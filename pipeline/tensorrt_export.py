@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from edgec.pipeline.core.errors import LoweringError, ToolchainMissing
+from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.files import replacing
 
 if TYPE_CHECKING:
@@ -48,17 +48,14 @@ def write_half(source: Path, out: Path) -> None:
     """Write `source` with float16 weights and tensors, inputs and outputs staying float32: fp16 for a TensorRT without precision flags.
 
     Raises:
-        ToolchainMissing: without onnxruntime, whose converter is used.
+        As `onnx_graph.half`.
     """
     import onnx
 
-    try:
-        from onnxruntime.transformers.float16 import convert_float_to_float16
-    except ImportError as error:
-        raise ToolchainMissing("float16 networks need the package onnxruntime", hint='pip install "edgec[onnxruntime]"') from error
-    model = convert_float_to_float16(onnx.load(source), keep_io_types=True)
+    from edgec.pipeline.onnx_graph import half
+
     with replacing(out) as part:
-        part.write_bytes(model.SerializeToString(deterministic=True))
+        part.write_bytes(half(onnx.load(source)).SerializeToString(deterministic=True))
 
 
 class Symmetric:
