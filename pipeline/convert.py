@@ -63,14 +63,16 @@ def checkpoint(work: Work, file: Path, request: Request, out: Path) -> tuple[Art
     work = replace(work, symmetric=symmetric, config=replace(work.config, model=replace(work.config.model, weights=file)))
     data = stages.open_data(work)
     source = stages.dense_checkpoint(work, data)
-    if request.precision is Precision.INT8:
+    module = stages.network(work, source)
+    if request.precision is Precision.INT8 and _only_known_layers(module):
         source = stages.quantised_checkpoint(work, data, source, train=False)
+        module = stages.network(work, source)
     inputs = stages.model_spec(work).inputs
     samples, _ = data.dataset.arrays(Split.VALIDATION)
     calibration, labels = stages.calibration(data, work.config.quantise.samples)
     request = replace(request, calibration={inputs[0].name: calibration, "labels": labels})
     images = {inputs[0].name: preprocess(samples, data.spec.preprocess)}
-    return network(stages.network(work, source), inputs, request, out, samples=images, parent=record_id(source))
+    return network(module, inputs, request, out, samples=images, parent=record_id(source))
 
 
 def network(
@@ -97,7 +99,12 @@ def network(
         found = ranges(module, inputs, request)
         if found is None and backend.accepts == "onnx":
             return _quantised_by_runtime(module, inputs, request, out)
-        reference = found or module
+        if found is None:
+            raise LoweringError(
+                f"int8 on {request.backend} is for networks of convolutions and of linear layers on rows; this one has other matrices",
+                hint="use fp32 or fp16 there, or onnxruntime, whose quantiser takes attention and LSTM",
+            )
+        reference = found
     with replacing(out) as draft:
         artifact = lower(reference, inputs, request, draft, parent)
         expected = _outputs(reference, samples)
@@ -211,14 +218,13 @@ def ranges(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request
     """The network with our static ranges; None where a layer with weights would stay in float."""
     import torch
 
-    from edgec.pipeline.compress.folding import fold
     from edgec.pipeline.compress.quantise import quantise
 
     arrays = _calibration(request)
     missing = [spec.name for spec in inputs if spec.name not in arrays]
     if missing:
         raise ConfigError(f"the calibration file has no array for the input {missing[0]!r}", hint=f"it has {', '.join(sorted(arrays))}")
-    if any(spec.dtype != "float32" for spec in inputs) or not _only_known_layers(fold(module)):
+    if any(spec.dtype != "float32" for spec in inputs) or not _only_known_layers(module):
         return None
     columns = [torch.split(torch.from_numpy(arrays[spec.name]), 64) for spec in inputs]
     batches = [batch if len(batch) > 1 else batch[0] for batch in zip(*columns, strict=True)]
@@ -240,12 +246,12 @@ def _weighted(folded: "nn.Module") -> int:
     return sum(isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) for layer in folded.modules())
 
 
-def _only_known_layers(folded: "nn.Module") -> bool:
+def _only_known_layers(module: "nn.Module") -> bool:
     """Whether every matrix is in a layer that our quantiser knows."""
     from torch import nn
 
-    known = {id(p) for layer in folded.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) for p in layer.parameters()}
-    return all(id(p) in known for p in folded.parameters() if p.dim() > 1)
+    known = {id(p) for layer in module.modules() if isinstance(layer, nn.Conv1d | nn.Conv2d | nn.Linear) for p in layer.parameters()}
+    return all(id(p) in known for p in module.parameters() if p.dim() > 1)
 
 
 def _quantised_by_runtime(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request, out: Path) -> tuple[Artifact, Parity]:

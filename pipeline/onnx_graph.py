@@ -2,7 +2,7 @@
 
 Simplifying is onnxslim's (constant and shape folding, dead nodes, fusions of standard operators). Of the three well-kept ones it is the one
 that folds the shape arithmetic of a dynamic batch: a channel shuffle goes from 80 nodes to 30, where onnxruntime's own basic level leaves
-61; and it writes standard operators only. onnxoptimizer folds no constants. (docs/adr/0005)
+61; and it writes standard operators only. onnxoptimizer folds no constants. (docs/adr/0009)
 """
 
 import io

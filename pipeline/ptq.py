@@ -96,7 +96,8 @@ def quantised(source: Path, feeds: Feeds, out: Path, *, form: Form, labels: np.n
     prepared = out.with_suffix(".float.onnx")
     onnx.save(onnx_graph.simplified(onnx.load(source)), prepared)
     given, deciding = list(feeds[0::2]), list(feeds[1::2])
-    chosen = None if labels is None else np.concatenate(np.split(labels, len(feeds))[1::2])
+    rows = len(next(iter(feeds[0].values()))) if labels is not None else 0
+    chosen = None if labels is None else labels[: rows * len(feeds)].reshape(len(feeds), rows)[1::2].ravel()
     scores: dict[Method, Score] = {}
     failures: list[str] = []
     reference = run_all(source, deciding)

@@ -1,10 +1,12 @@
 """The laws of protocols.Backend, on every backend found by file name."""
 
+import functools
 import hashlib
 import importlib
 import importlib.util
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,21 @@ def network() -> nn.Module:
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)]
     return nn.Sequential(*layers).eval()
+
+
+@functools.cache
+def made(name: str) -> tuple[Artifact, bytes]:
+    """The network by this backend, lowered once."""
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = lowered(name, Path(folder), Path(folder) / "a.out")
+        return artifact, (Path(folder) / "a.out").read_bytes()
+
+
+def written(name: str, folder: Path, stem: str = "a") -> tuple[Artifact, Path]:
+    artifact, data = made(name)
+    file = folder / f"{stem}.{artifact.format}"
+    file.write_bytes(data)
+    return artifact, file
 
 
 def lowered(name: str, folder: Path, out: Path) -> Artifact:
@@ -115,8 +132,7 @@ assert not heavy, heavy
 
 @backends
 def test_the_record_is_of_the_file_and_the_same_input_gives_the_same_bytes(name: str, tmp_path: Path) -> None:
-    first = lowered(name, tmp_path, tmp_path / "a.out")
-    data = (tmp_path / "a.out").read_bytes()
+    first, data = made(name)
     assert (first.file, first.size_bytes) == (hashlib.sha256(data).hexdigest(), len(data))
     assert (first.backend, first.parent, first.precision) == (name, "parent", Precision.FP32)
     assert lowered(name, tmp_path, tmp_path / "b.out") == first
@@ -125,21 +141,19 @@ def test_the_record_is_of_the_file_and_the_same_input_gives_the_same_bytes(name:
 
 @backends
 def test_the_file_says_the_same_inputs_and_outputs_as_the_record(name: str, tmp_path: Path) -> None:
-    artifact = lowered(name, tmp_path, tmp_path / f"a.{registry.backend(name).format}")
-    out = tmp_path / f"a.{artifact.format}"
-    (tmp_path / f"a.{registry.backend(name).format}").rename(out)
-    info = registry.backend(name).inspect(out)
+    artifact, file = written(name, tmp_path)
+    info = registry.backend(name).inspect(file)
     assert (info.inputs, info.outputs) == (artifact.inputs, artifact.outputs)
     assert [spec.name for spec in (*info.inputs, *info.outputs)] == ["input", "output"]
 
 
 @backends
 def test_infer_gives_what_the_network_gives(name: str, tmp_path: Path) -> None:
-    lowered(name, tmp_path, tmp_path / "a.out")
+    _, file = written(name, tmp_path)
     x = torch.randn(1, 1, 8, 8, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         expected = network()(x).numpy()
-    seen = registry.backend(name).infer(tmp_path / "a.out", {"input": x.numpy()})
+    seen = registry.backend(name).infer(file, {"input": x.numpy()})
     assert list(seen) == ["output"]
     np.testing.assert_allclose(seen["output"], expected, rtol=1e-4, atol=1e-5)
 
@@ -154,9 +168,8 @@ DAMAGED: dict[str, Callable[[bytes], bytes]] = {
 @backends
 @pytest.mark.parametrize("fault", DAMAGED)
 def test_a_damaged_file_is_one_clear_error(name: str, fault: str, tmp_path: Path) -> None:
-    artifact = lowered(name, tmp_path, tmp_path / "a.out")
-    broken = tmp_path / f"broken.{artifact.format}"
-    broken.write_bytes(DAMAGED[fault]((tmp_path / "a.out").read_bytes()))
+    _, broken = written(name, tmp_path, "broken")
+    broken.write_bytes(DAMAGED[fault](broken.read_bytes()))
     with pytest.raises(ModelError, match=r"broken") as caught:
         registry.backend(name).inspect(broken)
     assert caught.value.hint
@@ -164,10 +177,10 @@ def test_a_damaged_file_is_one_clear_error(name: str, fault: str, tmp_path: Path
 
 @backends
 def test_a_wrong_feed_is_one_clear_error(name: str, tmp_path: Path) -> None:
-    lowered(name, tmp_path, tmp_path / "a.out")
+    _, file = written(name, tmp_path)
     for feed in ({"z": np.ones((1, 1, 8, 8), np.float32)}, {"input": np.ones((1, 1, 8, 9), np.float32)}):
         with pytest.raises(LoweringError) as caught:
-            registry.backend(name).infer(tmp_path / "a.out", feed)
+            registry.backend(name).infer(file, feed)
         assert caught.value.hint
 
 

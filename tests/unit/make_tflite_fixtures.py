@@ -35,9 +35,31 @@ def quantised_network() -> QuantNet:
     return quantise(small_network(), images()[:1], (images(),), settings=QuantiseSettings())
 
 
+class Joined(nn.Module):
+    """Two branches of different range, concatenated: their grids differ from the join's. (n, 1, 8, 8) to (n, 4)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small, self.large, self.head = nn.Conv2d(1, 3, 3), nn.Conv2d(1, 3, 3), nn.Linear(6, 4)
+        with torch.no_grad():
+            self.large.weight *= 8
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits."""
+        both = torch.cat([torch.relu(self.small(x)), torch.relu(self.large(x))], 1)
+        return self.head(both.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def joined_network() -> nn.Module:
+    """Seeded."""
+    torch.manual_seed(4)
+    return Joined().eval()
+
+
 if __name__ == "__main__":
     from edgec.pipeline.tflite_export import export_network
 
     FOLDER.mkdir(exist_ok=True)
     export_network(small_network(), INPUTS, FOLDER / "small-fp32.tflite")
     export_network(quantised_network(), INPUTS, FOLDER / "small-int8.tflite")
+    export_network(joined_network(), INPUTS, FOLDER / "joined-fp32.tflite")

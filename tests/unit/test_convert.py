@@ -1,6 +1,7 @@
 """One conversion by itself: every start, every precision, and what is refused."""
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import nets
@@ -9,6 +10,7 @@ import onnx
 import pytest
 import torch
 from onnx import ModelProto, TensorProto, helper, numpy_helper
+from pruning_zoo import Recurrent
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -52,6 +54,18 @@ def test_learned_ranges_are_taken_as_they_are(tmp_path: Path) -> None:
     for site in net.table().sites.values():
         named = [constants[f"{node}/scale"] for node in ("input", "output", *site.nodes) if f"{node}/scale" in constants]
         assert any(float(scale) == np.float32(site.scale) for scale in named)
+
+
+def test_matrices_that_our_quantiser_does_not_know_go_to_the_runtimes(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    samples = {"input": np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype(np.float32)}
+    spec, net = (TensorSpec(name="input", shape=(1, 1, 8, 8)),), Recurrent(nn.LSTM).eval()
+    asked = Request(backend="onnxruntime", precision=Precision.INT8, calibration=samples)
+    artifact, verdict = convert.network(net, spec, asked, tmp_path / "n.onnx")
+    assert artifact.lineage.parameters["method"] in ("minmax", "percentile", "entropy", "dynamic")
+    assert [c.reference for c in verdict.comparisons] == ["file", "quantised"]
+    with pytest.raises(LoweringError, match="int8 on tflite is for networks of convolutions"):
+        convert.network(net, spec, replace(asked, backend="tflite"), tmp_path / "n.tflite")
 
 
 class Tagger(nn.Module):

@@ -42,6 +42,31 @@ def test_several_outputs_take_the_worst_and_agree_only_together() -> None:
     assert result.max_abs_error == 1.0
 
 
+def test_every_output_has_numbers_of_its_own() -> None:
+    result = compare({"p": A, "q": A}, {"p": A, "q": A + 0.5}, names=NAMES, tolerance={})
+    assert result.outputs["p"] == {"max_abs_error": 0.0, "max_rel_error": 0.0, "cosine_min": pytest.approx(1.0)}
+    assert result.outputs["q"]["max_abs_error"] == pytest.approx(0.5)
+    assert result.outputs["q"]["max_rel_error"] == pytest.approx(0.1)
+
+
+def test_ranges_found_after_training_are_held_to_the_root_mean_square() -> None:
+    tolerance = tolerance_for(Precision.INT8, learned=False)
+    assert tolerance == tolerance_for(Precision.INT4)
+    size = float(np.sqrt(np.square(A, dtype=np.float64).mean()))
+    for error, passed in ((0.24, True), (0.26, False)):
+        assert compare({"y": A[None]}, {"y": A[None] + error * size}, names=NAMES, tolerance=tolerance).passed is passed
+
+
+def test_a_scalar_output_can_be_compared() -> None:
+    assert compare({"y": np.float32(2)}, {"y": np.float32(2)}, names=NAMES, tolerance=tolerance_for(Precision.FP32)).passed
+
+
+def test_the_layer_that_diverges_is_in_the_message() -> None:
+    failed = verdict("a", [compare({"y": A}, {"y": A + 1}, names=NAMES, tolerance=tolerance_for(Precision.FP32))])
+    with pytest.raises(ParityFailed, match="the first layer that diverges is conv2"):
+        require(failed, where="the first layer that diverges is conv2")
+
+
 def test_outputs_without_classes_have_no_agreement_and_a_reason() -> None:
     maps = np.ones((2, 3, 4, 4))
     result = compare({"y": maps}, {"y": maps}, names=NAMES, tolerance={"top1_agreement": 0.995})

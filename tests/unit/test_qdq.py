@@ -11,7 +11,7 @@ from edgec.pipeline.compress.quantise import QuantNet
 from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.records import TensorSpec
 from edgec.pipeline.onnx_export import export_quantised
-from edgec.pipeline.qdq import Grid, insert
+from edgec.pipeline.qdq import Form, Grid, form_for, insert
 
 
 def test_integer_simulation_reproduces_onnxruntime(tmp_path: Path) -> None:
@@ -94,6 +94,58 @@ def test_insert_keeps_names_of_inputs_and_outputs_and_drops_float_weights() -> N
     assert stored["w/int"].tolist() == [[100, -50], [100, 75]]
     assert stored["b/int"].tolist() == [200, -200]
     assert stored["y/zero_point"].dtype == np.uint8
+
+
+@pytest.mark.parametrize(
+    ("form", "weights", "points"),
+    [
+        (Form.U8S8, [[100, -50], [100, 75]], ([3], [0, 0])),
+        (Form.U8U8, [[228, 78], [228, 203]], ([3], [128, 128])),
+        (Form.S8S8, [[100, -50], [100, 75]], ([-125], [0, 0])),
+    ],
+)
+def test_a_form_moves_integers_by_128_and_leaves_scales(form: Form, weights: list[list[int]], points: tuple[list[int], list[int]]) -> None:
+    model = graph_of("Gemm", np.array([[0.5, -0.25], [1.0, 0.75]], np.float32), transB=1)
+    insert(model, {"x": Grid(scale=0.1, zero_point=3)}, {"w": (0.005, 0.01)}, form)
+    stored = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
+    assert stored["w/int"].tolist() == weights
+    assert (np.atleast_1d(stored["x/zero_point"]).tolist(), stored["w/zero_point"].tolist()) == points
+    assert (float(stored["x/scale"]), stored["w/scale"].tolist()) == (np.float32(0.1), np.float32([0.005, 0.01]).tolist())
+
+
+def test_every_form_computes_the_same(tmp_path: Path) -> None:
+    images = gratings(64, seed=2)[0].numpy()
+    seen = []
+    for form in Form:
+        spec = (TensorSpec(name="input", shape=(None, 1, 12, 12)),)
+        export_quantised(quantised("mobilenet"), spec, tmp_path / "q.onnx", form=form, dynamic_batch=True)
+        seen.append(BACKEND.infer(tmp_path / "q.onnx", {"input": images})["output"])
+    assert np.array_equal(seen[0], seen[1])  # both in integer kernels here
+    np.testing.assert_allclose(seen[2], seen[0], atol=0.2 * seen[0].std())  # s8s8 stays in float on this CPU: other roundings
+
+
+@pytest.mark.parametrize(
+    ("machine", "flags", "form"),
+    [
+        ("x86_64", ["avx2", "avx512_vnni"], Form.U8S8),
+        ("x86_64", ["avx2", "avx_vnni"], Form.U8S8),
+        ("x86_64", ["avx2"], Form.U8U8),
+        ("x86_64", [], Form.U8S8),
+        ("aarch64", ["asimd"], Form.S8S8),
+    ],
+)
+def test_the_form_is_chosen_by_the_cpu(machine: str, flags: list[str], form: Form) -> None:
+    assert form_for(machine, flags) is form
+
+
+def test_the_shape_of_a_quantised_tensor_is_read_from_its_integers() -> None:
+    """As a reader of floats it would keep the producer out of its integer kernel."""
+    model = graph_of("Gemm", np.eye(2, dtype=np.float32), transB=1)
+    model.graph.node.append(helper.make_node("Shape", ["y"], ["s"]))
+    model.graph.output.append(helper.make_tensor_value_info("s", TensorProto.INT64, [2]))
+    insert(model, {"x": Grid(scale=1.0, zero_point=0), "y": Grid(scale=1.0, zero_point=0)}, {"w": (1.0, 1.0)})
+    assert next(node for node in model.graph.node if node.op_type == "Shape").input == ["y/q"]
+    onnx.checker.check_model(model, full_check=True)
 
 
 @pytest.mark.parametrize(

@@ -165,3 +165,22 @@ def test_other_faults_of_the_caller_have_names() -> None:
         quantise(net, torch.zeros(1, 3, 12, 12), CALIBRATION, settings=QuantiseSettings())
     with pytest.raises(ModelError, match="x is not finite"):
         quantise(net, CALIBRATION[0], [torch.full((1, 1, 12, 12), torch.nan)], settings=QuantiseSettings())
+
+
+class Halves(nn.Module):
+    """Parts of a split, one of them through a layer, joined again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = self.first(x).chunk(2, dim=1)
+        return torch.cat([left, self.second(right)], 1).mean((2, 3))
+
+
+def test_parts_of_a_split_stay_on_the_grid_of_the_whole() -> None:
+    torch.manual_seed(0)
+    table = quantise(Halves().eval(), CALIBRATION[0][:1], CALIBRATION, settings=QuantiseSettings()).table()
+    assert table.sites["first"].nodes == ("first", "getitem", "getitem_1")
+    assert table.weights["second"].input == "first"

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from make_tflite_fixtures import FOLDER, INPUTS, images, quantised_network, small_network
+from make_tflite_fixtures import FOLDER, INPUTS, images, joined_network, quantised_network, small_network
 from test_onnxruntime_backend import facts
 
 from edgec.pipeline import parity, tflite_export
@@ -79,6 +79,54 @@ def test_the_tables_scales_and_integers_arrive_unchanged(tmp_path: Path) -> None
             if b.data is not None and len(b.data) == mine.size
         ]
         assert wanted in stored, name
+
+
+@runtime
+def test_float16_weights_halve_the_constants_and_round_to_nearest(tmp_path: Path) -> None:
+    from edgec.pipeline import tflite_file, tflite_quantise
+
+    model = tflite_file.load(FLOAT)
+    tflite_quantise.halve(model)
+    tflite_file.save(model, tmp_path / "h.tflite")
+    info, before = tflite_file.inspect(tmp_path / "h.tflite"), tflite_file.inspect(FLOAT)
+    assert (info.precision, info.parameters, info.inputs) == (Precision.FP16, before.parameters, before.inputs)
+    network = small_network()
+    with torch.no_grad():
+        from edgec.pipeline.compress.folding import fold
+
+        rounded = fold(network)
+        for parameter in rounded.parameters():
+            parameter.copy_(parameter.half().float())
+    x = images()[:8]
+    seen = BACKEND.infer(tmp_path / "h.tflite", {"input": x.numpy()})
+    assert parity.compare(outputs_of(rounded, x), seen, names=("a", "b"), tolerance=parity.FP32).passed
+
+
+@runtime
+def test_inputs_of_a_join_are_brought_to_its_grid(tmp_path: Path) -> None:
+    from edgec.pipeline import tflite_file, tflite_quantise
+    from edgec.pipeline.compress.quantise import quantise
+    from edgec.pipeline.core.settings import QuantiseSettings
+
+    source = FOLDER / "joined-fp32.tflite"
+    net = quantise(joined_network(), images()[:1], (images(),), settings=QuantiseSettings())
+    model = tflite_file.load(source)
+    tflite_quantise.insert(model, net.table(), net.folded, values_of(net.folded, INPUTS), source)
+    tflite_file.save(model, tmp_path / "q.tflite")
+    info = tflite_file.inspect(tmp_path / "q.tflite")
+    assert info.operators["CONCATENATION"] == 1
+    assert info.operators["QUANTIZE"] == 2  # the input's, and that of the smaller branch: the larger one spans the join's range
+    seen = BACKEND.infer(tmp_path / "q.tflite", {"input": images().numpy()})
+    seen_parity = parity.compare(outputs_of(net, images()), seen, names=("checkpoint", "artifact"), tolerance=parity.INT8)
+    assert seen_parity.passed, seen_parity.reason
+
+
+@runtime
+def test_precisions_that_a_network_has_no_form_in_are_refused(tmp_path: Path) -> None:
+    for network, precision in ((small_network(), Precision.INT8), (small_network(), Precision.INT4), (quantised_network(), Precision.FP16)):
+        with pytest.raises(LoweringError, match=f"is not lowered to {precision} on TFLite here"):
+            BACKEND.lower(network, INPUTS, "p", tmp_path / "n.tflite", precision=precision)
+    assert not list(tmp_path.iterdir())
 
 
 BAD = {
