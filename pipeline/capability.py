@@ -269,6 +269,11 @@ def limit_of(rows: Table, facts: TargetFacts, backend: str) -> Limit | None:
     return max(fitting, key=lambda row: version_of(row.since), default=None)
 
 
+def comes_as_wheel(backend: str) -> bool:
+    """Whether any board gets this runtime as a wheel (TensorRT belongs to a board's system)."""
+    return any(row.backend == backend for row in table().wheels)
+
+
 def wheel_of(rows: Table, facts: TargetFacts, backend: str) -> Wheel | None:
     """The newest wheel for the board's machine, Python and glibc."""
     python, glibc = version_of(facts.python)[:2], version_of(facts.libc.removeprefix("glibc").strip())

@@ -91,8 +91,10 @@ def require_able(job: Job, target: TargetSettings, facts: TargetFacts) -> None:
     runtime = next((each for each in facts.runtimes if each.name == name), None)
     if runtime is None or runtime.version is None:
         why = runtime.reason if runtime else "its agent does not know it"
-        package = registry.backend(name).device_package
-        raise ToolchainMissing(f"{target.name} has no {name}: {why}", hint=f"on {target.name}: {target.python} -m pip install {package}")
+        hint = f"edgec targets prepare {target.name} --backend {name}"
+        if not capability.comes_as_wheel(name):
+            hint = registry.backend(name).support(facts, job.artifact.precision).hint
+        raise ToolchainMissing(f"{target.name} has no {name}: {why}", hint=hint)
 
 
 def profile(

@@ -116,6 +116,35 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EnvironmentThere:
+    """A target's interpreter, and the private environment that a runtime has there."""
+
+    implementation: str
+    """cpython."""
+    version: str
+    abi: str
+    """cp36m, cp311, cp313t."""
+    bits: int
+    """A 32-bit interpreter may run on a 64-bit kernel."""
+    current: str
+    """The environment's name, which is the digest of its wheels' digests; empty for none."""
+    whole: bool
+    """Each of its files is what was unpacked."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedEnvironment:
+    """What became of a request to make a private environment."""
+
+    made: bool
+    """False: it was there already, or there is no route."""
+    fetched: int
+    """Bytes that the target has downloaded itself."""
+    no_route: str
+    """Why the target cannot download; then nothing was made."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GoldenBounds:
     """A golden check to be made: the files in the release, the runtime, and how far the outputs may be from the references."""
 

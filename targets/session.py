@@ -19,10 +19,11 @@ from typing import Any, Self
 from edgec.pipeline.core import errors
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Channel, Events, Transport
-from edgec.pipeline.core.records import Conditions, Digest, StoppingRule, TargetFacts
+from edgec.pipeline.core.records import Conditions, Digest, StoppingRule, TargetFacts, WheelLock
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.targets import answers, bootstrap
 from edgec.targets.agent import bundle
+from edgec.targets.agent.environment import IMPORT_S
 from edgec.targets.agent.trust import Signature
 from edgec.targets.agent.wire import MARKER, PROTOCOL, encode
 from edgec.targets.owner import is_gone, me
@@ -32,17 +33,21 @@ from edgec.targets.replies import (
     Contents,
     DeviceFingerprint,
     EngineJob,
+    EnvironmentThere,
     GoldenBounds,
     GoldenCheck,
     Holder,
     MeterTrace,
     NetworkJob,
     Outputs,
+    PreparedEnvironment,
     ProfiledNetwork,
     ProfileRun,
     StagedRelease,
 )
 
+UNPACKED_BYTES = 500_000_000
+"""Of the largest private environment: TensorFlow's. Checking one takes a target that long."""
 BEAT_S = 20.0
 """The agent ends itself after 120 s without a word: a cut link must not hold the target's lock."""
 MARGIN_S = 15.0
@@ -469,6 +474,42 @@ class AgentSession:
             except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
                 raise errors.ProtocolViolation(f"the outputs from {self.target} are no arrays", context={"target": self.target}) from error
         return Outputs(arrays=arrays, runtime_version=self._field(str, said, "version"))
+
+    def environment(self, runtime: str, *, needed_bytes: int = 0) -> EnvironmentThere:
+        """The target's interpreter, and the private environment that a runtime has there.
+
+        Raises:
+            DeviceFull: `needed_bytes` are not free there.
+        """
+        said = self._call("environment", runtime=runtime, needed=needed_bytes, more_s=UNPACKED_BYTES / SLOWEST_DISK)
+        return answers.record(EnvironmentThere, said, self.target)
+
+    def prepare(self, lock: WheelLock, *, fetch: bool) -> PreparedEnvironment:
+        """Make a runtime's private environment of wheels that lie there, or (`fetch`) that the target downloads first.
+
+        Raises:
+            ToolchainMissing: the runtime does not import there. DeviceFull, DigestMismatch.
+        """
+        self.lock()
+        wheels = [
+            {"digest": each.digest, "size": each.size_bytes, "unpacked": each.unpacked_bytes, "url": each.url if fetch else ""}
+            for each in lock.wheels
+        ]
+        unpacked = sum(each.unpacked_bytes for each in lock.wheels)
+        with ExitStack() as stack:
+            told: dict[int, Callable[[int], None]] = {}
+
+            def hear(event: dict[str, Any]) -> None:
+                counted = answers.record(answers.Counted, event, self.target)
+                if self._events is not None and counted.total not in told:
+                    told[counted.total] = stack.enter_context(self._events.progress(f"preparing {self.target}", counted.total))
+                for total, each in told.items():
+                    if total == counted.total:
+                        each(counted.done)
+
+            more_s = IMPORT_S + MARGIN_S + 2 * unpacked / SLOWEST_DISK
+            said = self._call("prepare", event=hear, runtime=lock.runtime, wheels=wheels, fetch=fetch, more_s=more_s)
+        return answers.record(PreparedEnvironment, said, self.target)
 
     def fingerprint(self) -> DeviceFingerprint:
         """What an engine built there would be tied to.

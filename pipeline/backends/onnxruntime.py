@@ -39,7 +39,7 @@ class OnnxRuntime:
         if found is not None and found.version is not None:
             return Support(usable=True)
         reason = found.reason if found is not None and found.reason else "onnxruntime is not installed there"
-        return Support(usable=False, reason=reason, hint="on the target: python3 -m pip install onnxruntime numpy")
+        return Support(usable=False, reason=reason, hint="edgec targets prepare TARGET brings it there")
 
     def lower(self, exported: Exported, parent: RecordId, source: Path, out: Path) -> Artifact:
         """Check and copy.

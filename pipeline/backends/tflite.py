@@ -36,7 +36,7 @@ class Tflite:
         found = {runtime.name: runtime for runtime in facts.runtimes}.get(self.name)
         if found is None or found.version is None:
             reason = found.reason if found is not None and found.reason else "no TFLite runtime is installed there"
-            return Support(usable=False, reason=reason, hint="on the target: python3 -m pip install ai-edge-litert numpy")
+            return Support(usable=False, reason=reason, hint="edgec targets prepare TARGET brings it there")
         if importlib.util.find_spec("litert_torch") is None:
             return Support(usable=False, reason="this machine has no litert-torch to lower with", hint='here: pip install "edgec[tflite]"')
         return Support(usable=True)

@@ -36,7 +36,7 @@ COMMANDS: Mapping[str, str] = {
 }
 """Each is the module of that name in this folder, imported when it is called, with its `command`."""
 
-PARTS: Mapping[str, tuple[str, ...]] = {"targets": ("remove",), "keys": ("generate", "trust")}
+PARTS: Mapping[str, tuple[str, ...]] = {"targets": ("prepare", "remove"), "keys": ("generate", "trust")}
 """Commands that have others below them: the module of `edgec keys trust` is keys_trust."""
 
 EXIT_USAGE, EXIT_BUG, EXIT_INTERRUPTED = 2, 70, 130

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgec.pipeline import capability
-from edgec.pipeline.capability_table import table
 from edgec.pipeline.cli.doctor_checks import Finding, findings
 from edgec.pipeline.cli.output import error_as_json
 from edgec.pipeline.core import registry
@@ -73,9 +72,9 @@ class Probe:
             return capability.advice(self.verdict, self.settings)
         if self.settings.transport is TransportKind.LOCAL and self.settings.python == "auto":
             return f'pip install "edgec[{self.settings.backend}]"'
-        wheel = capability.wheel_of(table(), self.facts, self.settings.backend)
-        package = registry.backend(self.settings.backend).device_package if wheel is None else f"{wheel.package}=={wheel.version}"
-        return f"on {self.settings.name}: {self.settings.python} -m pip install {package} numpy"
+        if capability.comes_as_wheel(self.settings.backend):
+            return f"edgec targets prepare {self.settings.name}"
+        return str(registry.backend(self.settings.backend).support(self.facts, Precision.FP32).hint)
 
     @property
     def usable(self) -> bool:

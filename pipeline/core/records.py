@@ -280,6 +280,35 @@ class TargetFacts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PinnedWheel:
+    """One file of a package index, exactly."""
+
+    name: str
+    version: str
+    file: str
+    digest: Digest
+    size_bytes: int
+    unpacked_bytes: int
+    url: str
+    """Where it was found; file:// for a folder or a local index."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WheelLock:
+    """What a runtime's private environment is made of, on every board with the same interpreter and platform."""
+
+    kind: ClassVar[str] = "wheels"
+    runtime: str
+    requirements: tuple[str, ...]
+    """What was asked for; the wheels have everything that these need in turn."""
+    abi: str
+    """cp311."""
+    platforms: tuple[str, ...]
+    """Platform tags that the board takes, best first."""
+    wheels: tuple[PinnedWheel, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
     """State of the target at one instant. What the target cannot tell is None."""
 
@@ -592,6 +621,7 @@ Record = (
     | Artifact
     | Parity
     | TargetFacts
+    | WheelLock
     | Measurement
     | Search
     | Deployment

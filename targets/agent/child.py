@@ -18,10 +18,13 @@ LAST_LINES = 20
 
 
 class Children:
-    """All live network processes of this agent, so that the end of the host ends them too. `memory_bytes` bounds each of them."""
+    """All live network processes of this agent, so that the end of the host ends them too. `memory_bytes` bounds each of them, `variables`
+    are added to their environment.
+    """
 
-    def __init__(self, memory_bytes: Optional[int] = None) -> None:
+    def __init__(self, memory_bytes: Optional[int] = None, variables: Optional[Dict[str, str]] = None) -> None:
         self.memory_bytes = memory_bytes
+        self.variables = dict(variables or {})
         self._lock = threading.Lock()
         self._live: Set[Child] = set()
         self.ended = threading.Event()
@@ -63,7 +66,7 @@ class Child:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(os.environ, **QUIET),
+            env=dict(os.environ, **QUIET, **children.variables),
         )
         self._lines = Lines()
         self._waiting: List[Optional[bytes]] = []

@@ -1,19 +1,21 @@
 """What the device is: the fields of `records.TargetFacts`.
 
 Sources: /proc/device-tree (Devicetree specification: `model`, `compatible`), /sys/class/dmi/id (ABI/testing/sysfs-firmware-dmi),
-/proc/cpuinfo, /proc/meminfo, uname. Runtimes are those of THIS interpreter; they are looked up, not imported.
+/proc/cpuinfo, /proc/meminfo, uname. Runtimes are those of THIS interpreter and of its private environments; they are looked up, not
+imported.
 """
 
 import glob
 import importlib
-import importlib.util
 import os
 import platform
 import re
 import subprocess
 import sys
+from importlib.machinery import PathFinder
 from typing import Any, Dict, List, Optional
 
+from edgec.targets.agent.environment import Environments, paths_with
 from edgec.targets.agent.identity import known, modules_in
 from edgec.targets.boards import Device, answers, text_of
 
@@ -42,7 +44,7 @@ def gather(folder: str, root: str = "/") -> Dict[str, Any]:
         "python": platform.python_version(),
         "libc": libc(),
         "emulated": is_emulated(root),
-        "runtimes": runtimes(),
+        "runtimes": runtimes(os.path.join(folder, "env")),
         "meters": meters(root),
     }
 
@@ -139,8 +141,9 @@ def is_emulated(root: str) -> bool:
     return any("QEMU" in text for text in firmware) and "kvm-clock" not in clocks
 
 
-def runtimes() -> List[Dict[str, Any]]:
-    """Each runtime that the agent has a runner for: its version, or the reason why it cannot be used.
+def runtimes(environments: str) -> List[Dict[str, Any]]:
+    """Each runtime that the agent has a runner for: its version, or the reason why it cannot be used. `environments` is the folder of the
+    private ones.
 
     A runner's `packages` are top-level packages that serve, best first, each with the distributions that bring it; `needs` are modules
     needed beside any of them. Where there is a choice the version says which one it is of.
@@ -150,15 +153,16 @@ def runtimes() -> List[Dict[str, Any]]:
         runner = importlib.import_module("edgec.targets.agent.runners." + name).RUNNER
         version: Optional[str] = None
         reason = ""
-        there = [(package, brought) for package, brought in runner.packages if importlib.util.find_spec(package) is not None]
-        absent = [module for module in runner.needs if importlib.util.find_spec(module) is None]
+        paths = paths_with(Environments(environments).site(name))
+        there = [(package, brought) for package, brought in runner.packages if PathFinder.find_spec(package, paths) is not None]
+        absent = [module for module in runner.needs if PathFinder.find_spec(module, paths) is None]
         if not there:
             absent.insert(0, " or ".join(package for package, _ in runner.packages))
         if absent:
             reason = "%s has no %s" % (sys.executable, " and no ".join(absent))
         else:
             package, brought = there[0]
-            version = installed_version(brought) or imported_version(package)
+            version = installed_version(brought, paths) or imported_version(package)
             if version is None:
                 reason = "%s is installed for %s and cannot be imported" % (package, sys.executable)
             elif len(runner.packages) > 1:
@@ -167,10 +171,12 @@ def runtimes() -> List[Dict[str, Any]]:
     return found
 
 
-def installed_version(distributions: List[str]) -> Optional[str]:
-    """The version in the name of an installed package's metadata folder (importlib.metadata came with Python 3.8)."""
+def installed_version(distributions: List[str], paths: Optional[List[str]] = None) -> Optional[str]:
+    """The version in the name of an installed package's metadata folder (importlib.metadata came with Python 3.8); on sys.path, or on
+    `paths`.
+    """
     wanted = {re.sub(r"[-_.]+", "-", name).lower() for name in distributions}
-    for folder in sys.path:
+    for folder in sys.path if paths is None else paths:
         try:
             entries = os.listdir(folder or ".")
         except OSError:

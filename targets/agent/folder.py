@@ -8,6 +8,7 @@ objects/<sha256>         files by content
 incoming/<sha256>.part   uploads under way; <sha256>.z.part: compressed
 outgoing/                results to be fetched
 timings/<device>         what engine builders measured here, to build faster the next time
+env/                     runtimes that the board lacked (`environment.py`)
 apps/<app>/              releases/<release>/, the link `current`, history.json
 """
 

@@ -12,7 +12,7 @@ import sys
 import time
 from typing import Any, BinaryIO, Callable, Dict, List, Optional
 
-from edgec.targets.agent import engine
+from edgec.targets.agent import engine, environment
 from edgec.targets.agent.clock import monotonic_ns, perf_counter_ns
 from edgec.targets.agent.identity import modules_in
 from edgec.targets.agent.limits import confine
@@ -32,6 +32,7 @@ class Network:
         runtime, path, threads = fields.text("runtime"), fields.text("path"), fields.whole("threads", 1, 1, 1024)
         if runtime not in modules_in("edgec.targets.agent.runners"):
             raise Failure("ToolchainMissing", "this agent has no runner %r" % runtime, runtime=runtime)
+        environment.use(runtime)
         self._runner = importlib.import_module("edgec.targets.agent.runners." + runtime).RUNNER()
         package = import_one(self._runner)
         before = rss_bytes("VmRSS")

@@ -13,7 +13,7 @@ import time
 import traceback
 from typing import Any, BinaryIO, Callable, Dict, Optional
 
-from edgec.targets.agent import conditions, facts, trial
+from edgec.targets.agent import conditions, environment, facts, trial
 from edgec.targets.agent.child import Child, Children
 from edgec.targets.agent.folder import Folder, checked_digest, checked_name, digest_of
 from edgec.targets.agent.lock import SILENCE_S
@@ -36,7 +36,7 @@ class Server:
     def __init__(self, folder: Folder, requests: BinaryIO, replies: BinaryIO, memory_bytes: Optional[int] = None) -> None:
         self.folder = folder
         self.objects = Objects(folder)
-        self.children = Children(memory_bytes)
+        self.children = Children(memory_bytes, {environment.VARIABLE: folder.at("env")})
         self._requests = requests
         self._replies = replies
         self._queue: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
@@ -147,6 +147,17 @@ def failure_from(error: OSError, folder: Folder) -> Failure:
 def op_facts(server: Server, _fields: Fields, _event: Event) -> Answer:
     """What the device is."""
     return facts.gather(server.folder.path)
+
+
+def op_environment(server: Server, fields: Fields, _event: Event) -> Answer:
+    """This interpreter, and the private environment of a runtime."""
+    return environment.describe(server.folder, fields)
+
+
+def op_prepare(server: Server, fields: Fields, event: Event) -> Answer:
+    """Make a private environment of wheels."""
+    server.folder.need_lock()
+    return environment.prepare(server.objects, fields, event)
 
 
 def op_conditions(_server: Server, _fields: Fields, _event: Event) -> Answer:

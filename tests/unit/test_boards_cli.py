@@ -105,10 +105,10 @@ def test_a_runtime_that_cannot_come_there_has_the_nearest_plan_for_a_remedy() ->
 
 def test_a_runtime_that_can_be_installed_has_its_newest_fitting_version_for_a_remedy() -> None:
     bare = replace(NANO, runtimes=())
-    assert Probe(settings=TargetSettings(name="nano"), facts=bare).remedy == "on nano: python3 -m pip install onnxruntime==1.10.0 numpy"
+    assert Probe(settings=TargetSettings(name="nano"), facts=bare).remedy == "edgec targets prepare nano"
     old = replace(bare, python="3.8.10", libc="glibc 2.36")
     lite = Probe(settings=TargetSettings(name="old", backend="tflite"), facts=old)
-    assert lite.remedy == "on old: python3 -m pip install tflite-runtime==2.14.0 numpy"
+    assert lite.remedy == "edgec targets prepare old"
 
 
 def test_a_list_of_targets_has_one_row_each() -> None:

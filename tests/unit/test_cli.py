@@ -238,7 +238,7 @@ def test_one_target_that_is_off_does_not_hide_the_others(monkeypatch: pytest.Mon
     assert [each.usable for each in (off, pi, lite)] == [False, True, False]
     assert "  hint      is it on?" in off.lines()
     assert "  meter     rapl: no: no powercap zone" in pi.lines()
-    assert lite.remedy == "on lite: python3 -m pip install ai-edge-litert==2.3.0 numpy"
+    assert lite.remedy == "edgec targets prepare lite"
     assert lite.as_json()["missing"] == "tflite cannot be used: no module ai_edge_litert"
 
 
