@@ -302,7 +302,9 @@ def opened(backend: str, file: Path, name: str) -> Callable[[], Any]:
     package, opened_runner = import_one(runner), runner()
     opened_runner.open(str(file), {"threads": 1, "package": package})
     foreign = name == SILERO
-    inputs = {key: value[0] for key, value in silero_inputs(1).items()} if foreign else {"input": data_of(name, 1)[1]["input"][:1]}
+    inputs = (
+        {key: np.asarray(value[0]) for key, value in silero_inputs(1).items()} if foreign else {"input": data_of(name, 1)[1]["input"][:1]}
+    )
     ready: Callable[[], Any] = opened_runner.prepared(inputs)
     return ready
 

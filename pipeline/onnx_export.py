@@ -172,7 +172,7 @@ def _onnx_from(
             file = Path(folder) / "raw.onnx"
             warnings.simplefilter("ignore", DeprecationWarning)  # of the exporter itself and of what it calls in torch
             warnings.filterwarnings("ignore", "Exporting a model to ONNX with a batch_size other than 1")  # LSTM: parity runs another batch
-            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined] # of torch's own layers: fx has refused the network's branches
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]  # torch's own layers branch
             warnings.filterwarnings("ignore", "Constant folding")  # of slices, which onnxslim folds
             torch.onnx.export(
                 traced,
