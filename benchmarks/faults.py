@@ -8,12 +8,11 @@ had happened (a jump of the clock) counts like any other.
     fault           link cut (at either end) · agent killed (SIGKILL) · disk full · read-only root · clock jump (the agent's wall clock, by
                     up to 400 days) · byte in flight (one bit between host and SSH server) · byte at rest (one bit of any file that does
                     not belong to a finished release; half the activations: of the new release before it is verified)
-    power cut       --level emulated: SIGKILL for QEMU while an ARM64 board runs in it; then a cold start (tests/boards/power.py). It runs
-                    one board, one cut at a time
+    power cut       --level emulated: SIGKILL for QEMU while an ARM64 board runs in it, then a cold start (tests/boards/power.py)
     broken          the active release is neither the old nor the new one, or not whole, or the next deploy failed
     stuck_locks     a new session could not take charge within 20 s
 
-    python benchmarks/faults.py [--level loopback|emulated] [--form short|long] [--seed N] [--runs N]
+    python benchmarks/faults.py [--level loopback|emulated] [--form short|long] [--seed N] [--runs N] [--hosts N]
 
 What strikes, and when, follows from the seed and the run's number. An interrupted campaign goes on where it stopped when it is started
 with the same seed. A level's rows replace that level's in the result; the other levels' stay.
@@ -271,6 +270,7 @@ def main() -> None:
     parser.add_argument("--level", choices=tuple(LEVELS), default="loopback")
     parser.add_argument("--form", choices=("short", "long"), default="short")
     parser.add_argument("--seed", type=int, default=4)
+    parser.add_argument("--hosts", type=int, help="struck at the same time, instead of the level's number")
     parser.add_argument("--runs", type=int, help="instead of the form's number; nothing is published")
     asked = parser.parse_args()
     about, total = machine(), asked.runs or LEVELS[asked.level].runs[asked.form]
@@ -279,7 +279,7 @@ def main() -> None:
     done = {each.number: each for each in (Result(**json.loads(line)) for line in log.read_text().splitlines())} if log.exists() else {}
     left = [number for number in range(total) if number not in done]
     print(f"seed {asked.seed}: {total} runs, {len(left)} to do", flush=True)
-    done |= {each.number: each for each in campaign(left, asked.seed, log, level=asked.level)}
+    done |= {each.number: each for each in campaign(left, asked.seed, log, asked.hosts, asked.level)}
     table = rows([done[number] for number in range(total)], asked.level)
     if asked.runs is not None:
         print(json.dumps(table, indent=1))

@@ -10,6 +10,8 @@ from e2e.conftest import HERE as NETWORK
 from e2e.conftest import Project, recipe, trained
 from emulated import KINDS, EmulatedBoard, missing
 
+from edgec.targets.ssh import SshTransport
+
 pytestmark = [
     pytest.mark.skipif(bool(missing()), reason=missing()),
     pytest.mark.ssh,
@@ -27,7 +29,7 @@ def board(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[EmulatedBo
     """The board that the test is parametrised with, on."""
     made = EmulatedBoard(tmp_path / "board", request.param)
     try:
-        print(f"{made.name} answers after {made.start():.0f} s")
+        made.start()
         yield made
     finally:
         made.stop()
@@ -129,6 +131,23 @@ def agreed(there: dict[str, object], here: dict[str, object]) -> None:
     """As many right as here, but for images on a tie: 1 of 100."""
     right = [each["accuracy"]["correct"] for each in (there, here)]
     assert abs(right[0] - right[1]) <= IMAGES // 100, right
+
+
+@pytest.mark.every_board
+@pytest.mark.parametrize("board", ["raspberry-pi-4"], indirect=True)
+def test_a_power_cut_takes_what_was_not_flushed(board: EmulatedBoard) -> None:
+    def shell(line: str) -> str:
+        transport = SshTransport(board.settings())
+        try:
+            transport.connect()
+            return transport.run(["sh", "-c", line], timeout_s=120)[1]
+        finally:
+            transport.close()
+
+    shell("echo kept > kept; sync; echo lost > lost")
+    board.cut()
+    board.start()
+    assert shell("cat kept lost 2>/dev/null") == "kept\n"
 
 
 def test_power_cuts_leave_a_whole_release_and_a_free_lock(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
