@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from raw_agent import RawAgent
 
-from edgec.targets.agent.environment import name_of, place_in_site
+from edgec.targets.agent.environment import name_of, place_in_site, variables
 from edgec.targets.agent.wire import Failure
 
 ORT = {"onnxruntime/__init__.py": "__version__ = '9.9'\n", "onnxruntime-9.9.dist-info/METADATA": "Name: onnxruntime\n"}
@@ -163,6 +163,14 @@ def test_a_wheel_that_is_damaged_at_rest_is_refused(agent: RawAgent, wheels: lis
     file.write_bytes(b"x" * listed[0]["size"])
     assert agent.refused("prepare", runtime="onnxruntime", wheels=listed) == "DigestMismatch"
     assert not file.exists(), "the next attempt sends it anew"
+
+
+def test_numpy_on_an_old_jetson_is_told_its_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("OPENBLAS_CORETYPE", raising=False)
+    assert variables("aarch64", (3, 6)) == {"OPENBLAS_CORETYPE": "ARMV8"}
+    assert variables("aarch64", (3, 7)) == variables("x86_64", (3, 6)) == {}
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "CORTEXA57")
+    assert variables("aarch64", (3, 6)) == {}, "what its user has set stays"
 
 
 @pytest.mark.parametrize("name", ["../x", "a/../../x", "/etc/x", "a//b", "./a", "a\\..\\b"])
