@@ -87,23 +87,23 @@ def prepare(session: AgentSession, wanted: Wanted, facts: TargetFacts, store: Ru
     session.environment(wanted.runtime, needed_bytes=needed)
     if how.dry_run:
         return Prepared(runtime=wanted.runtime, version=version, state="missing", lock=lock)
-    sent, fetched = _bring(session, lock, place, store, events, offline=how.offline)
+    sent, fetched = bring(session, lock, place, store, events, offline=how.offline)
     version = version_in(session.facts(), wanted.runtime)
     if version is None:
         raise LoweringError(f"{session.target} has the wheels of {wanted.runtime} and does not find it in them")
     return Prepared(runtime=wanted.runtime, version=version, state="made", lock=lock, sent_bytes=sent, fetched_bytes=fetched)
 
 
-def _bring(session: AgentSession, lock: WheelLock, place: Place, store: RunStore, events: Events, *, offline: bool) -> tuple[int, int]:
+def bring(session: AgentSession, lock: WheelLock, place: Place, store: RunStore, events: Events, *, offline: bool) -> tuple[int, int]:
     """Bytes sent from here and bytes that the target has fetched itself."""
     if not offline:
-        if all(each.url.startswith("https://") for each in lock.wheels):
+        if all(each.url.startswith(("https://", "http://")) for each in lock.wheels):
             done = session.prepare(lock, fetch=True)
             if not done.no_route:
                 return 0, done.fetched
             events.note(f"{session.target} does not reach the index itself ({done.no_route}): the wheels are sent from here")
         else:
-            events.note(f"the wheels are from a local index: they are sent to {session.target} from here")
+            events.note(f"some wheels are from a folder of this machine: they are sent to {session.target} from here")
     files = kept(lock, place, store)
     with events.progress(f"sending wheels to {session.target}", sum(each.size_bytes for each in lock.wheels)) as tell:
         sent = session.ship(files, progress=lambda done, _: tell(done))

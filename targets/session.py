@@ -425,15 +425,12 @@ class AgentSession:
         ]
         unpacked = sum(each.unpacked_bytes for each in lock.wheels)
         with ExitStack() as stack:
-            told: dict[int, Callable[[int], None]] = {}
+            told = stack.enter_context(self._events.progress(f"preparing {self.target}", 100)) if self._events is not None else None
 
             def hear(event: dict[str, Any]) -> None:
                 counted = answers.record(answers.Counted, event, self.target)
-                if self._events is not None and counted.total not in told:
-                    told[counted.total] = stack.enter_context(self._events.progress(f"preparing {self.target}", counted.total))
-                for total, each in told.items():
-                    if total == counted.total:
-                        each(counted.done)
+                if told is not None:
+                    told(100 * counted.done // max(1, counted.total))
 
             more_s = IMPORT_S + MARGIN_S + 2 * unpacked / SLOWEST_DISK
             said = self._call("prepare", event=hear, runtime=lock.runtime, wheels=wheels, fetch=fetch, more_s=more_s)

@@ -29,13 +29,8 @@ LOWEST_GLIBC = {"x86_64": 5, "i686": 5}
 """Minor version of glibc 2 where manylinux begins; 17 elsewhere (PEP 599)."""
 LEGACY = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 """The same glibc by its older name (PEP 600, Legacy manylinux tags)."""
-NO_INDEX = (
-    "Failed to establish a new connection",
-    "Max retries exceeded",
-    "Name or service not known",
-    "Temporary failure in name resolution",
-)
-"""What pip's log says where no index answers."""
+NO_INDEX = "after connection broken by"
+"""What pip says of each attempt at an index that does not answer."""
 PIP_S = 900.0
 """Patience with pip: a slow line and 300 MB."""
 
@@ -77,7 +72,7 @@ def place_of(facts: TargetFacts, there: EnvironmentThere) -> Place:
         platforms.append(f"manylinux_2_{minor}_{machine}")
         if minor in LEGACY:
             platforms.append(f"{LEGACY[minor]}_{machine}")
-    return Place(version=there.version, abi=there.abi, machine=machine, libc=facts.libc, platforms=(*platforms, f"linux_{machine}"))
+    return Place(version=there.version, abi=there.abi, machine=machine, libc=facts.libc, platforms=(f"linux_{machine}", *platforms))
 
 
 def choose(runtime: str, requirements: Sequence[str], place: Place, folder: Path) -> tuple[WheelLock, dict[Digest, Path]]:
@@ -197,19 +192,19 @@ def _pip(*words: str, place: Place) -> None:
     """Run pip; its settings (index, proxy, certificates) are the user's."""
     if importlib.util.find_spec("pip") is None:
         raise ToolchainMissing("wheels are chosen by pip, which this Python lacks", hint=f"{sys.executable} -m ensurepip")
-    command = [sys.executable, "-m", "pip", words[0], "--quiet", "--disable-pip-version-check", "--no-input", *words[1:]]
+    command = [sys.executable, "-m", "pip", words[0], "--disable-pip-version-check", "--no-input", *words[1:]]
     try:
         done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False, timeout=PIP_S)
     except subprocess.TimeoutExpired as error:
         raise ToolchainMissing(f"pip did not end within {PIP_S:.0f} s", hint="is the package index slow or far? try again") from error
     if done.returncode == 0:
         return
-    said = [line for line in done.stderr.splitlines() if line.strip()]
+    said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
     context: dict[str, object] = {"pip": "\n".join(said[-6:])[-1500:]}
-    if any(sign in done.stderr for sign in NO_INDEX):
+    if NO_INDEX in done.stderr:
         hint = "connect this machine, or point pip at another index or a folder of wheels (PIP_INDEX_URL, PIP_FIND_LINKS)"
-        raise ToolchainMissing("pip reaches no package index from here", hint=hint, context=context)
-    if "HASHES" in done.stderr or "do not match the hashes" in done.stderr.lower():
+        raise ToolchainMissing("pip does not reach a package index from here", hint=hint, context=context)
+    if "DO NOT MATCH THE HASHES" in done.stderr:
         raise DigestMismatch("the index does not give the file that was pinned", hint="run again with --upgrade", context=context)
     lacking = re.search(r"No matching distribution found for ([^\n(]+)", done.stderr)
     what = f"{lacking[1].strip()} has no wheel" if lacking else "pip finds no set of wheels"

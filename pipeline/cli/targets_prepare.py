@@ -90,16 +90,13 @@ def wanted_for(settings: "TargetSettings", facts: "TargetFacts", backend: str, *
     from edgec.pipeline.core.records import Precision
     from edgec.targets.prepare import Wanted
 
-    package = registry.backend(backend).device_package
-    if installed:
-        return Wanted(runtime=backend, requirements=(package, "numpy"))
     capability.require(replace(settings, backend=backend), facts, Precision.FP32, capability.NetworkFacts())
-    if not capability.comes_as_wheel(backend):
+    if not installed and not capability.comes_as_wheel(backend):
         support = registry.backend(backend).support(facts, Precision.FP32)
         raise ToolchainMissing(f"{settings.name} has no {backend}, and it does not come in wheels: {support.reason}", hint=support.hint)
     wheel = capability.wheel_of(table(), facts, backend)
     if wheel is None:
-        return Wanted(runtime=backend, requirements=(package, "numpy"))
+        return Wanted(runtime=backend, requirements=(registry.backend(backend).device_package, "numpy"))
     return Wanted(runtime=backend, requirements=(f"{wheel.package}=={wheel.version}", NUMPY.get(wheel.package, "numpy")))
 
 

@@ -24,7 +24,7 @@ import urllib.request
 import zipfile
 from hashlib import sha256
 from importlib.machinery import PathFinder
-from typing import Any, Callable, Dict, Iterator, List
+from typing import Any, Callable, Dict, Iterator, List, Tuple
 
 from edgec.targets.agent.folder import Folder, checked_digest, checked_name, digest_of, read_json, sync, write_whole
 from edgec.targets.agent.identity import modules_in
@@ -68,6 +68,14 @@ def interpreter() -> Dict[str, Any]:
     abi = "cp%d%d%s" % (sys.version_info[0], sys.version_info[1], sys.abiflags)
     bits = 64 if sys.maxsize > 2**32 else 32
     return {"implementation": sys.implementation.name, "version": platform.python_version(), "abi": abi, "bits": bits}
+
+
+def variables(machine: str, python: Tuple[int, ...]) -> Dict[str, str]:
+    """What a process needs to import NumPy here: 1.19.5, the last for Python 3.6 and the first that ONNX Runtime 1.10 takes, mistakes a
+    Jetson's processor and ends by an illegal instruction unless it is told (numpy/numpy#18131).
+    """
+    needed = machine == "aarch64" and python < (3, 7) and "OPENBLAS_CORETYPE" not in os.environ
+    return {"OPENBLAS_CORETYPE": "ARMV8"} if needed else {}
 
 
 def paths_with(site: str) -> List[str]:
@@ -264,6 +272,7 @@ def require_imports(runtime: str, site: str) -> None:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
+            env=dict(os.environ, **variables(platform.machine(), sys.version_info[:2])),
             check=False,
             timeout=IMPORT_S,
         )

@@ -36,7 +36,8 @@ class Server:
     def __init__(self, folder: Folder, requests: BinaryIO, replies: BinaryIO, memory_bytes: Optional[int] = None) -> None:
         self.folder = folder
         self.objects = Objects(folder)
-        self.children = Children(memory_bytes, {environment.VARIABLE: folder.at("env")})
+        more = environment.variables(platform.machine(), sys.version_info[:2])
+        self.children = Children(memory_bytes, dict(more, **{environment.VARIABLE: folder.at("env")}))
         self._requests = requests
         self._replies = replies
         self._queue: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
