@@ -3,7 +3,6 @@
 import venv
 import zipfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.pipeline.events import Silent
 from edgec.pipeline.store import RunStore, open_store
 from edgec.targets.prepare import How, Prepared, Wanted, bring, prepare
-from edgec.targets.session import AgentSession, open_session
+from edgec.targets.session import open_session
 from edgec.targets.wheels import place_of
 
 WANTED = Wanted(runtime="onnxruntime", requirements=("onnxruntime<10", "numpy"))
@@ -65,15 +64,8 @@ def board(tmp_path: Path) -> TargetSettings:
     return TargetSettings(name="bare", transport=TransportKind.LOCAL, python=python, folder=str(tmp_path / "device"))
 
 
-@contextmanager
-def connected(board: TargetSettings) -> Iterator[AgentSession]:
-    opened: AbstractContextManager[AgentSession] = open_session(board)
-    with opened as session:
-        yield session
-
-
 def prepared(board: TargetSettings, store: RunStore, how: How = How()) -> Prepared:  # noqa: B008  frozen
-    with connected(board) as session:
+    with open_session(board) as session:
         return prepare(session, WANTED, session.facts(), store, Silent(), how)
 
 
@@ -109,7 +101,7 @@ def test_a_board_without_a_route_gets_the_wheels_from_here(index: Path, store: R
     assert dry.lock is not None
     far = replace(dry.lock, wheels=tuple(replace(each, url=f"https://127.0.0.1:9/{each.file}") for each in dry.lock.wheels))
     heard = Heard()
-    with connected(board) as session:
+    with open_session(board) as session:
         place = place_of(session.facts(), session.environment("onnxruntime"))
         sent, fetched = bring(session, far, place, store, heard, offline=False)
         assert (fetched, sent) == (0, sum(each.size_bytes for each in far.wheels))
@@ -118,7 +110,7 @@ def test_a_board_without_a_route_gets_the_wheels_from_here(index: Path, store: R
 
 
 def test_a_full_board_is_refused_before_anything_is_sent(index: Path, store: RunStore, board: TargetSettings, tmp_path: Path) -> None:
-    with connected(board) as session, pytest.raises(DeviceFull) as caught:
+    with open_session(board) as session, pytest.raises(DeviceFull) as caught:
         session.environment("onnxruntime", needed_bytes=1 << 60)
     assert caught.value.context["needed_bytes"] > 1 << 60  # type: ignore[operator]
     assert not (tmp_path / "device" / "env").exists()
