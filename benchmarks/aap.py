@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import common
@@ -139,9 +140,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--form", choices=tuple(FORMS), default="short")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
+    parser.add_argument("--network", action="append", help="only this one of the form's networks; may be given several times")
     parser.add_argument("--table", action="store_true", help="run nothing; the table of the runs that are there")
     chosen = parser.parse_args()
     form, about = FORMS[chosen.form], common.machine()
+    if chosen.network:
+        form = replace(form, networks=tuple(chosen.network))
     if not chosen.table:
         prepare(form)
         carry_out(form, sweep(form), chosen.workers)
