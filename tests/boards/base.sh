@@ -5,6 +5,7 @@
 #
 # Packages come from where this machine's apt gets its own. They are unpacked, not configured: nothing of the foreign architecture runs
 # here, so neither emulation nor a loop mount is needed to build. What their scripts would have done and the boards need is done below.
+# libstdc++6 stands on every system for boards, and wheels of runtimes count on it.
 # There is no systemd: init is busybox's, and a board answers SSH some seconds after its power comes back.
 # Needs root (owners of files), and the packages that `base.sh --packages` prints.
 set -euo pipefail
@@ -20,7 +21,7 @@ suite=$(. /etc/os-release; echo "$VERSION_CODENAME")
 apt-get indextargets --format 'deb $(REPO_URI) $(RELEASE) main' 'Origin: Debian' 'Component: main' 'Created-By: Packages' |
   grep -E " $suite(-updates|-security)? main$" | sort -u >"$work/sources.list" || { echo "apt here has no Debian to take boards from" >&2; exit 1; }
 mmdebstrap --quiet --mode=root --architectures=arm64 --variant=extract --hook-dir=/usr/share/mmdebstrap/hooks/merged-usr \
-  --include='?essential' --include=openssh-server,openssh-sftp-server,python3,iproute2,procps,busybox-static,linux-image-cloud-arm64 \
+  --include='?essential' --include=openssh-server,openssh-sftp-server,python3,libstdc++6,iproute2,procps,busybox-static,linux-image-cloud-arm64 \
   "$suite" "$root" "$work/sources.list"
 
 # ---- users: root, and `board`, who signs in by key

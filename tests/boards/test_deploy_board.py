@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e.conftest import HERE as NETWORK
@@ -60,7 +61,7 @@ def text(board: EmulatedBoard, **changes: object) -> str:
 
 @pytest.mark.parametrize("board", BOARDS, indirect=True)
 def test_a_bare_board_is_prepared_deployed_to_measured_and_rolled_back(board: EmulatedBoard, project: Project, tmp_path: Path) -> None:
-    def ask(*words: str, code: int = 0) -> dict[str, object]:
+    def ask(*words: str, code: int = 0) -> dict[str, Any]:
         answer = project.run(*words, "--json", timeout=1800)
         assert answer.code == code, answer.stderr
         return answer.document
@@ -70,30 +71,32 @@ def test_a_bare_board_is_prepared_deployed_to_measured_and_rolled_back(board: Em
     (seen,) = ask("doctor", board.name, code=3)["results"]["targets"]
     assert (seen["state"], seen["wrong_board"]) == ("no runtime", "")
     facts = seen["facts"]
-    assert (facts["board_id"], facts["board"], facts["machine"], facts["emulated"]) == (
-        board.name,
-        KINDS[board.name].model,
-        "aarch64",
-        True,
-    )
+    assert {key: facts[key] for key in ("board_id", "board", "machine", "emulated")} == {
+        "board_id": board.name,
+        "board": KINDS[board.name].model,
+        "machine": "aarch64",
+        "emulated": True,
+    }
     system = ("jetpack", "4.6.1") if facts["family"] == "jetson" else ("image", "2024-10-22")
     assert system in facts["versions"].items()
 
-    # what could run there, and why not otherwise
+    # what could run there, why not otherwise, and what is to be done first
     if board.name == "jetson-nano":
         project.configure(text(board, backend="tensorrt"))
         refused = ask("plan", "--target", board.name, code=5)["error"]
         assert "Maxwell" in refused["what"]
         assert "fp16 with tensorrt works there" in refused["hint"]
         project.configure(text(board))
-    steps = {step["name"]: step["what"] for step in ask("plan", "--target", board.name)["results"]["steps"]}
-    assert steps["lower"].startswith("onnxruntime, int8")
-    assert "onnxruntime is not installed there" in steps["expect"]
+    bare = ask("plan", "--target", board.name, code=5)["error"]
+    assert "has no onnxruntime" in bare["what"]
+    assert "edgec targets prepare" in bare["hint"]
 
     # a runtime from this machine: the board reaches nothing
     ready = ask("targets", "prepare", board.name, "--offline")["results"]
     assert (ready["state"], ready["fetched_bytes"]) == ("made", 0)
     assert ready["sent_bytes"] > 10_000_000
+    steps = {step["name"]: step["what"] for step in ask("plan", "--target", board.name)["results"]["steps"]}
+    assert steps["lower"].startswith(f"onnxruntime {ready['version']}, int8")
 
     # int8, then fp32: the same classes as here
     here = recipe(prune=False).replace("[gate]", f"[gate]\n{EMULATED_COUNTS}")
@@ -127,7 +130,7 @@ def floating(of: str) -> str:
     return of.replace("[quantise]", "[quantise]\nenabled = false")
 
 
-def agreed(there: dict[str, object], here: dict[str, object]) -> None:
+def agreed(there: dict[str, Any], here: dict[str, Any]) -> None:
     """As many right as here, but for images on a tie: 1 of 100."""
     right = [each["accuracy"]["correct"] for each in (there, here)]
     assert abs(right[0] - right[1]) <= IMAGES // 100, right
