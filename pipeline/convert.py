@@ -315,7 +315,8 @@ def _quantise(file: Path, feeds: Sequence[Arrays], request: Request) -> dict[str
     """The file by the best of onnxruntime's methods, in place; what each scored."""
     from edgec.pipeline import ptq
 
-    scores = ptq.quantised(file, feeds, file, form=request.form, labels=request.calibration.get("labels"))
+    labels, dynamic = request.calibration.get("labels"), request.backend == "onnxruntime"
+    scores = ptq.quantised(file, feeds, file, form=request.form, labels=labels, dynamic=dynamic)
     chosen = next(iter(scores))
     return {"method": chosen.value} | {
         f"{method} {name}": value

@@ -81,18 +81,21 @@ def feeds_from(info: FileInfo, arrays: Mapping[str, np.ndarray]) -> list[Mapping
     return [dict(zip(pieces, each, strict=True)) for each in zip(*pieces.values(), strict=True)]
 
 
-def quantised(source: Path, feeds: Feeds, out: Path, *, form: Form, labels: np.ndarray | None = None) -> dict[Method, Score]:
+def quantised(
+    source: Path, feeds: Feeds, out: Path, *, form: Form, labels: np.ndarray | None = None, dynamic: bool = True
+) -> dict[Method, Score]:
     """Write the best of the methods that fit the network to `out`; the scores of all, the best first.
 
     Args:
         source: a float network, valid and in one file.
         labels: classes (n,) of all samples in the order of `feeds`.
+        dynamic: whether the runtime has dynamic ranges (TensorRT has not).
 
     Raises:
         LoweringError: the network has no operator with an integer form, or the quantiser fails on it with every method.
         ToolchainMissing: without onnxruntime.
     """
-    methods = _methods(onnx.load(source))
+    methods = _methods(onnx.load(source), dynamic=dynamic)
     prepared = out.with_suffix(".float.onnx")
     onnx.save(onnx_graph.simplified(onnx.load(source)), prepared)
     given, deciding = list(feeds[0::2]), list(feeds[1::2])
@@ -127,17 +130,17 @@ def run_all(file: Path, feeds: Feeds) -> dict[str, np.ndarray]:
     return {name: np.concatenate([np.atleast_1d(each[name]) for each in results]) for name in results[0]}
 
 
-def _methods(model: onnx.ModelProto) -> tuple[Method, ...]:
+def _methods(model: onnx.ModelProto, *, dynamic: bool) -> tuple[Method, ...]:
     kinds = {node.op_type for node in model.graph.node}
     static = (Method.MINMAX, Method.PERCENTILE, Method.ENTROPY) if kinds & set(STATIC) else ()
-    dynamic = (Method.DYNAMIC,) if kinds & {"LSTM", "MatMul"} else ()
-    if not static + dynamic:
+    moving = (Method.DYNAMIC,) if dynamic and kinds & {"LSTM", "MatMul"} else ()
+    if not static + moving:
         raise LoweringError(
             "no operator of this network has an integer form",
             hint=f"int8 exists for {', '.join(STATIC)} and LSTM; use fp32",
             context={"operators": sorted(kinds)},
         )
-    return static + dynamic
+    return static + moving
 
 
 def _quantise(source: Path, feeds: Feeds, out: Path, method: Method, form: Form) -> None:

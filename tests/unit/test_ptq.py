@@ -66,6 +66,8 @@ def test_recurrent_networks_get_dynamic_ranges_too(tmp_path: Path) -> None:
     scores = ptq.quantised(source, ptq.feeds_from(onnx_file.inspect(source), {"input": samples}), tmp_path / "q.onnx", form=Form.U8S8)
     assert Method.DYNAMIC in scores
     assert next(iter(scores.values())).error < 0.05
+    static = ptq.feeds_from(onnx_file.inspect(source), {"input": samples})
+    assert Method.DYNAMIC not in ptq.quantised(source, static, tmp_path / "t.onnx", form=Form.U8S8, dynamic=False)
 
 
 def test_a_network_without_an_integer_form_is_refused_with_its_operators(tmp_path: Path) -> None:
