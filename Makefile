@@ -39,7 +39,7 @@ test: $(VENV)/dev.done $(VENV)-tflite/done $(VENV)-tensorrt/done system
 
 # One board after the other, each a real ARM64 system under QEMU.
 test-boards: $(VENV)/dev.done system
-	$(BIN)/python -m pytest tests/boards -m "ssh or every_board" -p no:randomly
+	$(BIN)/python -m pytest tests/boards -m ssh -p no:randomly
 
 # litert-torch holds back other packages' versions: the tests that convert for TFLite have an environment of their own.
 $(VENV)-tflite/done: pyproject.toml

@@ -75,7 +75,7 @@ def missing() -> str:
     path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
     absent = [tool for tool in TOOLS if shutil.which(tool, path=path) is None]
     if absent:
-        return f"emulated boards need {', '.join(absent)}: see `tests/boards/base.sh --packages`"
+        return f"emulated boards need {', '.join(absent)}: `make system` installs them"
     return "" if os.geteuid() == 0 else "the emulated boards' disk is made by root"
 
 
