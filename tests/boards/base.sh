@@ -7,10 +7,8 @@
 # here, so neither emulation nor a loop mount is needed to build. What their scripts would have done and the boards need is done below.
 # libstdc++6 stands on every system for boards, and wheels of runtimes count on it.
 # There is no systemd: init is busybox's, and a board answers SSH some seconds after its power comes back.
-# Needs root (owners of files), and the packages that `base.sh --packages` prints.
+# Needs root (owners of files), and the programs that tests/system.sh installs.
 set -euo pipefail
-packages="mmdebstrap qemu-system-arm qemu-utils device-tree-compiler kmod cpio e2fsprogs xz-utils"
-if [ "${1:-}" = --packages ]; then echo "$packages"; exit; fi
 out=$(mkdir -p "$1" && cd "$1" && pwd)
 work=$(mktemp -d "$out/work.XXXXXX")
 trap 'rm -rf --one-file-system "$work"' EXIT
