@@ -44,9 +44,9 @@ TORCH_PRUNING: dict[str, Callable[[], Importance]] = {
 OURS = ("unique", "attg2", "random")
 
 METHODS: dict[str, Method] = {
-    "aap": Method(name="aap", criterion="unique", allocation="cost", refit=True),
+    "aap": Method(name="aap", criterion="attg2", allocation="cost", refit=True),
     "random+ours": Method(name="random+ours", criterion="random", allocation="cost", refit=True),
-    "aap-attg2": Method(name="aap-attg2", criterion="attg2", allocation="cost", refit=True),
+    "aap-unique": Method(name="aap-unique", criterion="unique", allocation="cost", refit=True),
     **{f"tp-{name}": Method(name=f"tp-{name}", criterion=name, allocation="global", refit=False) for name in TORCH_PRUNING},
     **{f"tp-{name}+ours": Method(name=f"tp-{name}+ours", criterion=name, allocation="cost", refit=True) for name in TORCH_PRUNING},
 }
