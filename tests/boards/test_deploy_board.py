@@ -23,6 +23,8 @@ BOARDS = [name if name == "jetson-nano" else pytest.param(name, marks=pytest.mar
 EMULATED_COUNTS = 'provenance = ["measured", "emulated"]'
 IMAGES = 400
 """The network's accuracy is measured on so many."""
+TIES = IMAGES // 100
+"""So many may be right on one machine and wrong on another: their best two classes lie closer than the parity tolerance."""
 
 
 @pytest.fixture
@@ -110,9 +112,9 @@ def test_a_bare_board_is_prepared_deployed_to_measured_and_rolled_back(board: Em
         assert measured["provenance"] == "emulated"
         assert measured["accuracy"]["n"] == IMAGES
         project.configure(change(here))
-        local = ask("deploy", "--target", "localhost")["results"]["networks"][-1]
-        assert local["artifact"] == there["networks"][-1]["artifact"]
-        agreed(measured, local["measurement"])
+        local = ask("deploy", "--target", "localhost")["results"]["networks"][-1]["measurement"]
+        right = [each["accuracy"]["correct"] for each in (measured, local)]
+        assert abs(right[0] - right[1]) <= TIES, right
         releases.append(there["deployment"]["release"])
     assert there["deployment"]["previous"] == releases[0]
 
@@ -128,12 +130,6 @@ def test_a_bare_board_is_prepared_deployed_to_measured_and_rolled_back(board: Em
 def floating(of: str) -> str:
     """The same recipe without quantisation."""
     return of.replace("[quantise]", "[quantise]\nenabled = false")
-
-
-def agreed(there: dict[str, Any], here: dict[str, Any]) -> None:
-    """As many right as here, but for images on a tie: 1 of 100."""
-    right = [each["accuracy"]["correct"] for each in (there, here)]
-    assert abs(right[0] - right[1]) <= IMAGES // 100, right
 
 
 @pytest.mark.every_board
