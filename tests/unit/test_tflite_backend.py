@@ -27,7 +27,7 @@ def test_support_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "fp16" in BACKEND.support(facts(READY), Precision.FP16).reason
     absent = BACKEND.support(facts(), Precision.INT8)
     assert (absent.usable, absent.reason) == (False, "no TFLite runtime is installed there")
-    assert "ai-edge-litert" in absent.hint
+    assert "edgec targets prepare" in absent.hint
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert BACKEND.support(facts(READY), Precision.INT8).hint == 'here: pip install "edgec[tflite]"'
 
