@@ -44,9 +44,12 @@ def build_ahead(
         python: the interpreter that has tensorrt_rtx and edgec.
 
     Raises:
-        LoweringError: a layer is refused (named, with a remedy), or the builder crashed, ran out of memory or did not finish.
+        LoweringError: int4, of which there is no form for TensorRT here; a layer is refused (named, with a remedy); or the builder crashed, ran
+            out of memory or did not finish.
         ModelError: the file is not read. ToolchainMissing: without the extra.
     """
+    if precision is Precision.INT4:
+        raise errors.LoweringError("there is no int4 form for TensorRT here", hint="use int8 or fp16")
     with tempfile.TemporaryDirectory(prefix="edgec-") as name:
         folder = Path(name)
         network, engine = folder / "network.onnx", folder / "model.engine"

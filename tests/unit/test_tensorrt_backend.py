@@ -575,8 +575,13 @@ def test_missing_extra_gives_the_install_line(tmp_path: Path) -> None:
     assert not (tmp_path / "e.engine").exists()
 
 
+def test_int4_has_no_form_for_tensorrt(tmp_path: Path) -> None:
+    with pytest.raises(LoweringError, match="no int4 form"):
+        build_ahead(network(tmp_path / "a.onnx"), tmp_path / "e.engine", Precision.INT4)
+
+
 @rtx
-@pytest.mark.parametrize("precision", Precision)
+@pytest.mark.parametrize("precision", [Precision.FP32, Precision.FP16, Precision.INT8])
 def test_rtx_builds_an_engine(precision: Precision, tmp_path: Path) -> None:
     source, form, out = tmp_path / "a.onnx", tmp_path / "form.onnx", tmp_path / "e.engine"
     write_form(affine(source) if precision is Precision.INT8 else network(source), form)
