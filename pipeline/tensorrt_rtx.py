@@ -44,8 +44,8 @@ def build_ahead(
         python: the interpreter that has tensorrt_rtx and edgec.
 
     Raises:
-        LoweringError: int4, of which there is no form for TensorRT here; a layer is refused (named, with a remedy); or the builder crashed, ran
-            out of memory or did not finish.
+        LoweringError: int4, of which there is no form for TensorRT here; a layer is refused (named, with a remedy); or the builder crashed,
+            ran out of memory or did not finish.
         ModelError: the file is not read. ToolchainMissing: without the extra.
     """
     if precision is Precision.INT4:
