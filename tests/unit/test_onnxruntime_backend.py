@@ -43,7 +43,7 @@ def test_support_says_why_not() -> None:
     assert "int8" in half.hint
     absent = BACKEND.support(facts(RuntimeFacts(name="litert", version="2.3")), Precision.INT8)
     assert (absent.usable, absent.reason) == (False, "onnxruntime is not installed there")
-    assert "pip install" in absent.hint
+    assert "edgec targets prepare" in absent.hint
     broken = BACKEND.support(facts(RuntimeFacts(name="onnxruntime", version=None, reason="needs glibc 2.28")), Precision.INT8)
     assert broken.reason == "needs glibc 2.28"
 
