@@ -11,7 +11,8 @@ from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Probe
-from edgec.pipeline.core.records import Checkpoint, Constraints, Provenance, Search, Split, TargetFacts
+from edgec.pipeline.core.records import Checkpoint, Constraints, Precision, Provenance, Search, Split, TargetFacts
+from edgec.pipeline.core.settings import PruneSettings
 from edgec.pipeline.probe import SizeProbe, TargetProbe, wants_energy
 from edgec.pipeline.search_watch import Watch
 from edgec.pipeline.work import Work, plain
@@ -37,11 +38,17 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None
         probe = SizeProbe(work, data, backend, dense)
     if work.config.train.label_weight == 0 and work.config.train.distill_weight == 0:
         raise ConfigError("[train] label_weight and distill_weight are both 0", hint="one of them says what recovery learns from")
+    prune = work.config.prune
+    if prune.round_to is None:
+        quantise = work.config.quantise
+        precision = quantise.precision if quantise.enabled else Precision.FP32
+        multiple = registry.backend(backend).channel_multiple("" if facts is None else facts.machine, precision)
+        prune = replace(prune, round_to=multiple)
     place = None if probe is None or facts is None else _identity(work, facts, backend)
     inputs = {
         "dense": record_id(dense),
         "data": data.id,
-        "prune": plain(work.config.prune),
+        "prune": plain(prune),
         "train": plain(work.config.train),
         "quantise": plain(work.config.quantise) if place else None,
         "objective": objective.text(constraints),
@@ -49,7 +56,7 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None
         "rewind_to": None if work.config.prune.rewind_weights is None else digest_of(_rewind_file(work)),
         "seed": work.config.seed,
     }
-    return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, facts, backend, digest_of_json(inputs)))
+    return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, facts, prune, digest_of_json(inputs)))
 
 
 def _require_measurable(work: Work, constraints: Constraints, probe: Probe | None, facts: TargetFacts | None) -> None:
@@ -88,7 +95,7 @@ def _identity(work: Work, facts: TargetFacts, backend: str) -> dict[str, object]
 
 
 def _search(
-    work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None, facts: TargetFacts | None, backend: str, recipe: str
+    work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None, facts: TargetFacts | None, prune: PruneSettings, recipe: str
 ) -> Search:
     import torch
 
@@ -100,9 +107,6 @@ def _search(
     from edgec.pipeline.compress.train import Samples, device_of, fit
 
     settings, constraints = work.config.train, objective.asked(work.config.objective)
-    prune = work.config.prune
-    if prune.round_to is None:
-        prune = replace(prune, round_to=registry.backend(backend).channel_multiple)
     module = stages.network(work, dense)
     images, labels = stages.calibration(data, prune.samples)
     train_images, train_labels = data.dataset.arrays(Split.TRAIN)

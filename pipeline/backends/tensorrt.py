@@ -29,10 +29,12 @@ class TensorRt:
     format: ClassVar[str] = "engine"
     accepts: ClassVar[Literal["onnx"]] = "onnx"
     device_package: ClassVar[str] = "tensorrt"
-    channel_multiple: ClassVar[int] = 8
-    """Tensor Cores take fp16 operands in multiples of 8 channels and int8 ones in multiples of 16; others are padded (NVIDIA,
-    "Matrix Multiplication Background User's Guide", Tensor Core requirements). GPUs without them (Nano, TX2) lose nothing by it."""
     symmetric: ClassVar[bool] = True
+
+    def channel_multiple(self, _machine: str, precision: Precision, /) -> int:
+        """Tensor Cores take fp16 operands in multiples of 8 channels and int8 ones in multiples of 16; others are padded (NVIDIA,
+        "Matrix Multiplication Background User's Guide", Tensor Core requirements). GPUs without them (Nano, TX2) lose nothing by it."""
+        return 16 if precision is Precision.INT8 else 8
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         board = next((name for name in NO_INT8 if name in facts.board), "")

@@ -21,10 +21,12 @@ class Tflite:
     format: ClassVar[str] = "tflite"
     accepts: ClassVar[Literal["network"]] = "network"
     device_package: ClassVar[str] = "ai-edge-litert"
-    channel_multiple: ClassVar[int] = 8
-    """XNNPACK's int8 and float matrix kernels compute output channels in tiles of 8 or 16 on ARM and x86 (NR in its kernels' names); a
-    started tile costs what a full one does."""
     symmetric: ClassVar[bool] = False
+
+    def channel_multiple(self, _machine: str, _precision: Precision, /) -> int:
+        """XNNPACK's int8 and float matrix kernels compute output channels in tiles of 8 or 16 on ARM and x86 (NR in its kernels' names); a
+        started tile costs what a full one does."""
+        return 8
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         if precision is Precision.FP16:

@@ -63,14 +63,20 @@ class Backend(Protocol):
     format: ClassVar[str]
     device_package: ClassVar[str]
     """What pip installs on a target that lacks the runtime."""
-    channel_multiple: ClassVar[int]
-    """Widths that are multiples of this fill the runtime's kernels; pruning rounds to it unless [prune] round_to says otherwise."""
-
     symmetric: ClassVar[bool]
     """int8 activations have their zero point in the middle of the grid: the runtime has no other grids."""
 
     def support(self, facts: TargetFacts, precision: Precision) -> Support:
         """Asked before anything is trained."""
+        ...
+
+    def channel_multiple(self, machine: str, precision: Precision, /) -> int:
+        """Widths that are multiples of this fill the runtime's kernels; pruning rounds to it unless [prune] round_to says otherwise.
+
+        Args:
+            machine: the target's instruction set as `uname -m` has it; "" is unknown.
+            precision: that it will run at.
+        """
         ...
 
     def infer(self, file: Path, inputs: Mapping[str, Any], *, threads: int = 1) -> dict[str, Any]:

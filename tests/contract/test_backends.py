@@ -115,6 +115,13 @@ def test_support_answers_for_any_target_and_says_why_not(name: str, precision: P
 
 
 @backends
+@pytest.mark.parametrize("machine", ["x86_64", "aarch64", ""])
+def test_widths_are_rounded_to_powers_of_two_up_to_a_block(name: str, machine: str) -> None:
+    for precision in Precision:
+        assert registry.backend(name).channel_multiple(machine, precision) in (1, 2, 4, 8, 16)
+
+
+@backends
 def test_asking_for_support_imports_nothing_heavy(name: str) -> None:
     script = f"""
 import sys

@@ -71,6 +71,11 @@ def doubling(path: Path, domain: str = "") -> Exported:
     )
 
 
+def test_float_widths_fill_the_blocks_of_x86() -> None:
+    assert BACKEND.channel_multiple("x86_64", Precision.FP32) == 16
+    assert BACKEND.channel_multiple("aarch64", Precision.FP32) == BACKEND.channel_multiple("x86_64", Precision.INT8) == 4
+
+
 def test_lower_writes_the_checked_file_and_its_record(tmp_path: Path) -> None:
     source, out = tmp_path / "e.onnx", tmp_path / "a.onnx"
     exported = doubling(source)
