@@ -87,7 +87,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     "prune": {
         "policy": one_of("cost", "paper"),
         "lambda0": above(0),
-        "criterion": one_of("attg2", "unique", "att", "l2", "random"),
+        "criterion": one_of("attg2", "att", "l2", "random"),
         "step": between(0, 1),
         "min_step": above(0),
         "max_rounds": at_least(1),

@@ -16,7 +16,6 @@ from edgec.pipeline.compress.activations import Site, watch
 from edgec.pipeline.compress.channel_weights import weights_of
 from edgec.pipeline.compress.channels import Group, Groups, Side
 from edgec.pipeline.compress.count import NORMS, device_of, evaluating
-from edgec.pipeline.compress.uniqueness import Moments, eliminated
 from edgec.pipeline.core.errors import CompressionError
 
 Scores = dict[str, Tensor]
@@ -61,39 +60,10 @@ def criterion(name: str) -> Criterion:
     Raises:
         CompressionError: there is none.
     """
-    known: dict[str, Criterion] = {
-        "unique": unique_attention,
-        "attg2": gradient_attention,
-        "att": attention,
-        "l2": magnitude,
-        "random": chance,
-    }
+    known: dict[str, Criterion] = {"attg2": gradient_attention, "att": attention, "l2": magnitude, "random": chance}
     if name not in known:
         raise CompressionError(f"there is no criterion {name!r}", hint=f"known: {', '.join(known)}")
     return known[name]
-
-
-def unique_attention(groups: Groups, module: nn.Module, calibration: Calibration, /) -> Scores:
-    """Gradient-weighted attention times uniqueness: what the loss would feel of a channel that the re-fit cannot give back.
-
-    After a cut the consumers are re-fitted (`refit.py`), so what counts of a channel is the part that the channels left in its group
-    cannot predict. With the covariance C of the group's activations over samples and places, and P = (C + λ I)⁻¹ over the channels that
-    are left, that part is 1 / (P_jj C_jj) = 1 - R² of the variance of channel j (its uniqueness; 1 / VIF). The score is
-    E over samples of (sum_hw (a - mean) dL/da)² times it; the mean, which the re-fit's bias gives back, does not count.
-
-    Two channels that predict each other must not both go: channels leave one at a time, the lowest score first, and after each P is that
-    of the channels still there (P - P_:j P_j: / P_jj). A channel's score is the one it had when it left, so scores rise in this order.
-
-    Raises:
-        CompressionError: no labels, or scores that are not finite.
-
-    Reference:
-        Hassibi, Stork, "Second Order Derivatives for Network Pruning: Optimal Brain Surgeon", NeurIPS 1992 (1 / P_jj: the error left after
-        all other weights were re-fitted); the attention is AAP's, the combination ours.
-    """
-    _require_labels(calibration, "unique")
-    n = len(calibration.images)
-    return _finite({name: eliminated(at, n) for name, at in _streamed(groups, module, calibration, Moments).items()})
 
 
 def gradient_attention(groups: Groups, module: nn.Module, calibration: Calibration, /) -> Scores:
@@ -104,7 +74,8 @@ def gradient_attention(groups: Groups, module: nn.Module, calibration: Calibrati
     Raises:
         CompressionError: no labels, or scores that are not finite.
     """
-    _require_labels(calibration, "attg2")
+    if calibration.labels is None:
+        raise CompressionError("criterion attg2 needs labels or a teacher's probabilities", hint='set [prune] criterion = "att"')
     n = len(calibration.images)
     return _finite({name: _mean([w.total for w in at]) / n for name, at in _streamed(groups, module, calibration, _Gradient).items()})
 
@@ -129,11 +100,6 @@ def attention(groups: Groups, module: nn.Module, calibration: Calibration, /, *,
 
 def _mean(each: Sequence[Tensor | float]) -> Tensor:
     return torch.stack([torch.as_tensor(e) for e in each]).mean(dim=0)
-
-
-def _require_labels(calibration: Calibration, name: str) -> None:
-    if calibration.labels is None:
-        raise CompressionError(f"criterion {name} needs labels or a teacher's probabilities", hint='set [prune] criterion = "att"')
 
 
 @torch.no_grad()
