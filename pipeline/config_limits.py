@@ -91,6 +91,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
         "step": between(0, 1),
         "min_step": above(0),
         "max_rounds": at_least(1),
+        "margin": at_least(0),
         "substeps": at_least(1),
         "unit": one_of("", "parameters", "macs", "seconds", "joules"),
         "floor": within(0, 1),

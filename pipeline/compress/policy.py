@@ -3,7 +3,8 @@
 The control variable is ln(cost kept); the threshold on scores follows from it. Two goals:
 
 - Only an accuracy bound: cut as far as it allows. A step keeps `step` of the cost; a rejected network closes the bracket
-  [last good, mildest bad] and the next step is at most half of it in ln, always from the last good network.
+  [last good, mildest bad] and the next step is at most half of it in ln, always from the last good network. The search ends when
+  their losses differ by less than a standard error: what lies in between is noise.
 - Bounds on latency, energy or size (an accuracy bound may stand beside them): find the mildest cut that meets them, by PROBES, which are
   cut and measured but not trained; then reach it in trained rounds, each keeping at least `step` of the cost. After every
   trained round the probes start again from the network at hand, so that the cut moves on measurements before training is spent.
@@ -102,11 +103,11 @@ def next_step(history: Sequence[Trial], settings: PruneSettings, constraints: Co
     return search.within_bounds() if bounds(constraints) else search.as_far_as_accuracy_allows()
 
 
-def is_accurate(trial: Trial, constraints: Constraints) -> bool:
-    """The paired drop and one standard error stay within the bound: without the margin, the test loss exceeds it."""
+def is_accurate(trial: Trial, constraints: Constraints, margin: float = 1.0) -> bool:
+    """The paired drop and `margin` standard errors stay within the bound: without a margin, the test loss exceeds it."""
     if trial.phase is Phase.DENSE or constraints.accuracy_drop is None:
         return not trial.failure
-    return not trial.failure and trial.drop is not None and trial.drop + trial.drop_se <= constraints.accuracy_drop
+    return not trial.failure and trial.drop is not None and trial.drop + margin * trial.drop_se <= constraints.accuracy_drop
 
 
 def is_small_and_fast(trial: Trial, constraints: Constraints, *, margin: float = 1.0) -> bool:
@@ -149,7 +150,7 @@ class _Search:
         return max([i for i in accepted if is_small_and_fast(self.history[i], self.constraints)] or accepted)
 
     def _accepted(self, trial: Trial) -> bool:
-        return not trial.repeat and not trial.empty and is_accurate(trial, self.constraints)
+        return not trial.repeat and not trial.empty and is_accurate(trial, self.constraints, self.settings.margin)
 
     def of(self, parent: int, phase: Phase) -> list[tuple[int, Trial]]:
         return [(i, t) for i, t in enumerate(self.history) if i > 0 and t.parent == parent and t.phase is phase]
@@ -164,18 +165,27 @@ class _Search:
             return Stop(chosen=good, met=True, reason="nothing more to cut: the floors hold every width")
         step = self.stride
         rejected = [
-            t.asked if t.repeat else t.kept
-            for t in self.history
+            (t.asked if t.repeat else t.kept, i)
+            for i, t in enumerate(self.history)
             if t.phase is Phase.TRAIN and not (self._accepted(t) and is_small_and_fast(t, self.constraints))
         ]
-        bad = [kept for kept in rejected if kept < base]  # one that is not smaller was refuted by a network that was accepted
+        bad = [(kept, i) for kept, i in rejected if kept < base]  # one that is not smaller was refuted by a network that was accepted
         if bad:
-            step = min(step, math.log(base / max(bad)) / 2)
+            mildest, place = max(bad)
+            if self._alike(self.history[good], self.history[place]):
+                return Stop(chosen=good, met=True, reason="the validation images cannot tell the last good network from the mildest bad one")
+            step = min(step, math.log(base / mildest) / 2)
         if step < self.settings.min_step:
             return Stop(chosen=good, met=True, reason=f"the next step in ln(cost kept) is below {self.settings.min_step:g}")
         if len(self.trained) >= self.settings.max_rounds:
             return Stop(chosen=good, met=True, reason=f"{self.settings.max_rounds} rounds were trained")
         return Propose(phase=Phase.TRAIN, cost_kept=base * math.exp(-step), parent=good)
+
+    def _alike(self, good: Trial, bad: Trial) -> bool:
+        """They differ by less than the noise of what decides: where in between a network would pass is chance."""
+        if good.drop is None or bad.drop is None or not is_small_and_fast(bad, self.constraints):
+            return False
+        return bad.drop - good.drop <= bad.drop_se
 
     # -- bounds on latency or size
 

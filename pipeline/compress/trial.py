@@ -253,7 +253,11 @@ class Trials:
         if trial.phase is Phase.PROBE:
             meets = policy.is_small_and_fast(trial, self._constraints, margin=policy.PROBE_MARGIN)
             return meets, f"probe: {'meets' if meets else 'misses'} the bounds (what is measured with 3 % in reserve)"
-        accurate = (paper.within_budget if self._cutter.paper else policy.is_accurate)(trial, self._constraints)
+        margin = self._cutter.settings.margin
+        if self._cutter.paper:
+            accurate = paper.within_budget(trial, self._constraints)
+        else:
+            accurate = policy.is_accurate(trial, self._constraints, margin)
         if trial.drop is None:
             return accurate, trial.failure or "accepted: accuracy is not asked for"
         bound = self._constraints.accuracy_drop
@@ -261,7 +265,7 @@ class Trials:
         if self._cutter.paper:
             points = f"drop {100 * trial.drop:.2f} points, {against}; {trial.kept:.3f} of the {self._cutter.unit} kept"
         else:
-            points = f"drop {100 * trial.drop:.2f} + {100 * trial.drop_se:.2f} (standard error) points, {against}"
+            points = f"drop {100 * trial.drop:.2f} + {margin:g} x {100 * trial.drop_se:.2f} (standard error) points, {against}"
         return accurate, f"{'accepted' if accurate else 'rejected'}: {points}"
 
 

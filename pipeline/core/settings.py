@@ -88,6 +88,8 @@ class PruneSettings:
     min_step: float = 0.02
     """The search ends when the step in ln(cost kept) is smaller."""
     max_rounds: int = 12
+    margin: float = 1.0
+    """Standard errors of the loss that must fit within the bound on accuracy too; 0 takes the validation images at their word."""
     substeps: int = 24
     """Parts of a round's cut between which the layer weights are computed again."""
     unit: str = ""

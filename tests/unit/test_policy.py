@@ -24,6 +24,10 @@ from edgec.pipeline.core.settings import PruneSettings
 
 Curve = Callable[[float], float]
 LIMIT = 300
+SE = 0.0001
+"""Of a drop of accuracy."""
+EDGE = 0.01 - SE
+"""The largest drop that `ACCURACY` allows."""
 
 
 class World:
@@ -67,7 +71,7 @@ class World:
             return replace(trial, repeat=bool(seen))
         if step.phase is Phase.TRAIN:
             self.trained.append((step.parent, kept))
-            trial = replace(trial, drop=self.drop(kept), drop_se=0.001)
+            trial = replace(trial, drop=self.drop(kept), drop_se=SE)
         return trial
 
 
@@ -86,7 +90,7 @@ def best(world: World, constraints: Constraints) -> float:
 
 @pytest.mark.parametrize(
     ("drop", "optimum"),
-    [(STEP, 0.23), (SMOOTH, 0.002 / 0.009), (CLIFF, 0.9)],
+    [(STEP, 0.23), (SMOOTH, 0.002 / EDGE), (CLIFF, 0.9)],
     ids=["step", "smooth", "cliff"],
 )
 def test_accuracy_bound_is_approached_to_the_last_step(drop, optimum):
@@ -122,6 +126,23 @@ def test_margin_rejects_a_drop_that_is_within_the_bound_by_less_than_a_standard_
     trial = Trial(phase=Phase.TRAIN, parent=0, asked=0.7, kept=0.7, drop=0.0095, drop_se=0.001)
     assert not is_accurate(trial, ACCURACY)
     assert is_accurate(replace(trial, drop=0.0089), ACCURACY)
+    assert is_accurate(trial, ACCURACY, margin=0)
+
+
+def test_search_ends_where_validation_cannot_tell_good_from_bad():
+    def after(bad: float) -> Propose | Stop:
+        history = [
+            Trial(phase=Phase.DENSE, parent=0, asked=1.0, kept=1.0),
+            Trial(phase=Phase.TRAIN, parent=0, asked=0.7, kept=0.7, drop=0.008, drop_se=0.002),
+            Trial(phase=Phase.TRAIN, parent=1, asked=0.49, kept=0.49, drop=bad, drop_se=0.002),
+        ]
+        return next_step(history, PruneSettings(), ACCURACY)
+
+    assert after(0.0101) == Propose(phase=Phase.TRAIN, cost_kept=pytest.approx(0.7 * math.sqrt(0.7)), parent=1)
+    stop = after(0.0099)
+    assert isinstance(stop, Stop)
+    assert (stop.chosen, stop.met) == (1, True)
+    assert "cannot tell" in stop.reason
 
 
 def test_failed_training_is_a_rejected_round_and_the_search_goes_on_from_the_last_good_network():
@@ -295,11 +316,11 @@ def curve_of(kind: str, seed: int) -> tuple[Curve, float | None]:
     if kind == "cliff":
         return (lambda kept: 0.0085 * edge / kept if kept >= edge else 0.8), edge
     if kind == "smooth":
-        return (lambda kept: 0.009 * edge / kept), edge
+        return (lambda kept: EDGE * edge / kept), edge
     if kind == "flat":
         return (lambda kept: 0.0), 0.02
     if kind == "noisy":
-        table = 0.009 * edge / (np.arange(1, 1001) / 1000) + random.normal(0, 0.0015, 1000)
+        table = EDGE * edge / (np.arange(1, 1001) / 1000) + random.normal(0, 0.0015, 1000)
         return (lambda kept: float(table[min(999, int(kept * 1000))])), None
     hill = float(random.uniform(0.3, 0.9))  # non-monotone: between `edge` and 1 there is a stretch that costs accuracy
     return (lambda kept: 0.03 if kept < edge or hill - 0.1 < kept < hill else 0.0), None
