@@ -13,6 +13,7 @@ from pruning.runs import Result, Task
 from pruning.setting import unpacked
 
 VALIDATION_IMAGES = 5000
+ALL = "all"
 ALLOWED = (0.0, None, 0.5, 1.0)
 """Losses in points of validation accuracy. None: none that the validation images can tell from 0, which is that the paired 95 % interval
 (Agresti-Min) of the loss reaches 0 or below."""
@@ -113,13 +114,15 @@ def run_rows(results: dict[Task, Result], dense_of: Callable[[Task], Result], lo
 
 
 def mean_rows(rows: Sequence[Result]) -> list[Result]:
-    """Means over the seeds, and how far aap is ahead of each, paired by seed, with a 95 % interval (Student's t)."""
-    keys = list(dict.fromkeys((r["network"], r["goal"], r["allowed_drop_pts"], r["method"]) for r in rows))
+    """Means over the seeds, and how far aap is ahead of each, paired by seed, with a 95 % interval (Student's t); then the same over all
+    networks, paired by network and seed."""
+    keys = dict.fromkeys((r["network"], r["goal"], r["allowed_drop_pts"], r["method"]) for r in rows)
+    pooled = dict.fromkeys((ALL, *key[1:]) for key in keys) if len({key[0] for key in keys}) > 1 else {}
     found: list[Result] = []
-    for network, goal, allowed, method in keys:
-        mine = _by_seed(rows, network, goal, allowed, method)
-        ours = _by_seed(rows, network, goal, allowed, "aap")
-        ahead = [ours[seed] - mine[seed] for seed in mine if seed in ours]
+    for network, goal, allowed, method in (*keys, *pooled):
+        mine = _removed(rows, network, goal, allowed, method)
+        ours = _removed(rows, network, goal, allowed, "aap")
+        ahead = [ours[run] - mine[run] for run in mine if run in ours]
         low, high = _interval(ahead)
         found.append(
             {
@@ -128,7 +131,7 @@ def mean_rows(rows: Sequence[Result]) -> list[Result]:
                 "goal": goal,
                 "allowed_drop_pts": allowed,
                 "method": method,
-                "seeds": len(mine),
+                "runs": len(mine),
                 "removed_pct": float(np.mean(list(mine.values()))),
                 "aap_ahead_by": None if method == "aap" or not ahead else float(np.mean(ahead)),
                 "aap_ahead_low": None if method == "aap" else low,
@@ -174,9 +177,15 @@ def _significant(reference: str, mine: str) -> bool:
     return low is not None and low > 0
 
 
-def _by_seed(rows: Sequence[Result], network: str, goal: str, allowed: float | None, method: str) -> dict[int, float]:
-    wanted = (network, goal, allowed, method)
-    return {r["seed"]: r["removed_pct"] for r in rows if (r["network"], r["goal"], r["allowed_drop_pts"], r["method"]) == wanted}
+def _removed(rows: Sequence[Result], network: str, goal: str, allowed: float | None, method: str) -> dict[tuple[str, int], float]:
+    """By network and seed."""
+    networks = {r["network"] for r in rows} if network == ALL else {network}
+    wanted = (goal, allowed, method)
+    return {
+        (r["network"], r["seed"]): r["removed_pct"]
+        for r in rows
+        if r["network"] in networks and (r["goal"], r["allowed_drop_pts"], r["method"]) == wanted
+    }
 
 
 def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:

@@ -52,3 +52,13 @@ def test_leads_are_paired_by_seed():
     assert ours["removed_pct"] == 60
     assert peer["aap_ahead_by"] == pytest.approx(10)
     assert peer["aap_ahead_low"] == pytest.approx(10)  # no spread between pairs, however far the seeds are apart
+
+
+def test_leads_over_all_networks_are_paired_by_network_and_seed():
+    def row(network: str, method: str, removed: float) -> dict[str, object]:
+        return {"network": network, "goal": "macs", "allowed_drop_pts": 0.0, "method": method, "seed": 0, "removed_pct": removed}
+
+    rows = [row("a", "aap", 20.0), row("a", "peer", 10.0), row("b", "aap", 80.0), row("b", "peer", 70.0)]
+    pooled = {each["method"]: each for each in mean_rows(rows) if each["network"] == "all"}
+    assert (pooled["aap"]["removed_pct"], pooled["aap"]["runs"]) == (50, 2)
+    assert pooled["peer"]["aap_ahead_low"] == pytest.approx(10)
