@@ -43,13 +43,12 @@ TORCH_PRUNING: dict[str, Callable[[], Importance]] = {
     "bn-scale": tp.importance.BNScaleImportance,
     "taylor": tp.importance.GroupTaylorImportance,
 }
-OURS = ("unique", "attg2", "random")
+OURS = ("attg2", "random")
 
 METHODS: dict[str, Method] = {
     "aap": Method(name="aap", criterion="attg2", allocation="cost", refit=True),
     "aap-round16": Method(name="aap-round16", criterion="attg2", allocation="cost", refit=True, round_to=16),
     "random+ours": Method(name="random+ours", criterion="random", allocation="cost", refit=True),
-    "aap-unique": Method(name="aap-unique", criterion="unique", allocation="cost", refit=True),
     **{f"tp-{name}": Method(name=f"tp-{name}", criterion=name, allocation="global", refit=False) for name in TORCH_PRUNING},
     **{f"tp-{name}+ours": Method(name=f"tp-{name}+ours", criterion=name, allocation="cost", refit=True) for name in TORCH_PRUNING},
 }
