@@ -172,6 +172,40 @@ def rung_rows(results: dict[Task, Result], dense_of: Callable[[Task], Result]) -
     return found
 
 
+def lead_rows(results: dict[Task, Result], dense_of: Callable[[Task], Result]) -> list[Result]:
+    """How many points of accuracy aap keeps more than each other method at the same cost: the mean over the rungs, paired by network and
+    seed, with a 95 % interval (Student's t). One number for the whole ladder, which the noise of a single rung does not decide."""
+    mean_drop: dict[tuple[str, str, str, int], float] = {}
+    for task, result in results.items():
+        if task.method == "scratch" or METHODS[task.method].round_to == 1:
+            drops = [rung.drop for rung in ladder(result, dense_of(task), task.goal)[1:]]
+            mean_drop[task.network, task.goal, task.method, task.seed] = float(np.mean(drops))
+    networks = list(dict.fromkeys(key[0] for key in mean_drop))
+    found: list[Result] = []
+    for goal, method in dict.fromkeys((key[1], key[2]) for key in mean_drop if key[2] != "aap"):
+        for name, members in (*((n, [n]) for n in networks), *([(ALL, networks)] if len(networks) > 1 else [])):
+            leads = [
+                drop - mean_drop[network, goal, "aap", seed]
+                for (network, its_goal, its_method, seed), drop in mean_drop.items()
+                if network in members and (its_goal, its_method) == (goal, method) and (network, goal, "aap", seed) in mean_drop
+            ]
+            low, high = _interval(leads)
+            lead = float(np.mean(leads)) if leads else None
+            found.append(
+                {
+                    "what": "lead",
+                    "network": name,
+                    "goal": goal,
+                    "against": method,
+                    "runs": len(leads),
+                    "points": lead,
+                    "low": low,
+                    "high": high,
+                }
+            )
+    return found
+
+
 def _significant(reference: str, mine: str) -> bool:
     low = paired_difference(unpacked(reference, VALIDATION_IMAGES), unpacked(mine, VALIDATION_IMAGES)).low
     return low is not None and low > 0
