@@ -132,7 +132,13 @@ def table(form: Form) -> list[Result]:
         latencies |= finals.latency_ratios(WORK, form, mine, original)
     rows = summary.run_rows(results, dense_of, lambda task, rung: (tests.get((task, rung)), latencies.get((task, rung))))
     searched = searches.read(WORK, form, policies(WORK, form))
-    return [*summary.mean_rows(rows), *summary.rung_rows(results, dense_of), *searches.rows(searched), *rows]
+    return [
+        *summary.mean_rows(rows),
+        *summary.lead_rows(results, dense_of),
+        *summary.rung_rows(results, dense_of),
+        *searches.rows(searched),
+        *rows,
+    ]
 
 
 def main() -> None:

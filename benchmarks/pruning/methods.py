@@ -33,6 +33,8 @@ class Method:
     allocation: str
     """cost of a channel: ours · global: one threshold on scores normalised by layer, Torch-Pruning's."""
     refit: bool
+    round_to: int = 1
+    """Widths are multiples of it where the floor allows: how ONNX Runtime's blocked float kernels like them, and dearer in accuracy."""
 
 
 TORCH_PRUNING: dict[str, Callable[[], Importance]] = {
@@ -45,6 +47,7 @@ OURS = ("attg2", "random")
 
 METHODS: dict[str, Method] = {
     "aap": Method(name="aap", criterion="attg2", allocation="cost", refit=True),
+    "aap-round16": Method(name="aap-round16", criterion="attg2", allocation="cost", refit=True, round_to=16),
     "random+ours": Method(name="random+ours", criterion="random", allocation="cost", refit=True),
     **{f"tp-{name}": Method(name=f"tp-{name}", criterion=name, allocation="global", refit=False) for name in TORCH_PRUNING},
     **{f"tp-{name}+ours": Method(name=f"tp-{name}+ours", criterion=name, allocation="cost", refit=True) for name in TORCH_PRUNING},
@@ -72,7 +75,7 @@ Steps = Generator[nn.Module, nn.Module, None]
 def _ours(method: Method, dense: nn.Module, unit: CostUnit, seed: int) -> Steps:
     """The product's cuts: each sent the recovered network, yields the next one to recover."""
     name = method.criterion if method.criterion in OURS else "l2"
-    settings = PruneSettings(criterion=name, round_to=1, refit=method.refit, samples=len(calibration()[0]))
+    settings = PruneSettings(criterion=name, round_to=method.round_to, refit=method.refit, samples=len(calibration()[0]))
     cutter = Cutter(dense, EXAMPLE, calibration=calibration(), settings=settings, unit=unit, table=None, early=None, seed=seed)
     if method.criterion not in OURS:
         cutter.criterion = _TorchPruningScores(method.criterion)

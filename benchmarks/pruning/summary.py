@@ -13,6 +13,7 @@ from pruning.runs import Result, Task
 from pruning.setting import unpacked
 
 VALIDATION_IMAGES = 5000
+ALL = "all"
 ALLOWED = (0.0, None, 0.5, 1.0)
 """Losses in points of validation accuracy. None: none that the validation images can tell from 0, which is that the paired 95 % interval
 (Agresti-Min) of the loss reaches 0 or below."""
@@ -113,13 +114,15 @@ def run_rows(results: dict[Task, Result], dense_of: Callable[[Task], Result], lo
 
 
 def mean_rows(rows: Sequence[Result]) -> list[Result]:
-    """Means over the seeds, and how far aap is ahead of each, paired by seed, with a 95 % interval (Student's t)."""
-    keys = list(dict.fromkeys((r["network"], r["goal"], r["allowed_drop_pts"], r["method"]) for r in rows))
+    """Means over the seeds, and how far aap is ahead of each, paired by seed, with a 95 % interval (Student's t); then the same over all
+    networks, paired by network and seed."""
+    keys = dict.fromkeys((r["network"], r["goal"], r["allowed_drop_pts"], r["method"]) for r in rows)
+    pooled = dict.fromkeys((ALL, *key[1:]) for key in keys) if len({key[0] for key in keys}) > 1 else {}
     found: list[Result] = []
-    for network, goal, allowed, method in keys:
-        mine = _by_seed(rows, network, goal, allowed, method)
-        ours = _by_seed(rows, network, goal, allowed, "aap")
-        ahead = [ours[seed] - mine[seed] for seed in mine if seed in ours]
+    for network, goal, allowed, method in (*keys, *pooled):
+        mine = _removed(rows, network, goal, allowed, method)
+        ours = _removed(rows, network, goal, allowed, "aap")
+        ahead = [ours[run] - mine[run] for run in mine if run in ours]
         low, high = _interval(ahead)
         found.append(
             {
@@ -128,7 +131,7 @@ def mean_rows(rows: Sequence[Result]) -> list[Result]:
                 "goal": goal,
                 "allowed_drop_pts": allowed,
                 "method": method,
-                "seeds": len(mine),
+                "runs": len(mine),
                 "removed_pct": float(np.mean(list(mine.values()))),
                 "aap_ahead_by": None if method == "aap" or not ahead else float(np.mean(ahead)),
                 "aap_ahead_low": None if method == "aap" else low,
@@ -169,14 +172,54 @@ def rung_rows(results: dict[Task, Result], dense_of: Callable[[Task], Result]) -
     return found
 
 
+def lead_rows(results: dict[Task, Result], dense_of: Callable[[Task], Result]) -> list[Result]:
+    """How many points of accuracy aap keeps more than each other method at the same cost: the mean over the rungs, paired by network and
+    seed, with a 95 % interval (Student's t). One number for the whole ladder, which the noise of a single rung does not decide."""
+    mean_drop: dict[tuple[str, str, str, int], float] = {}
+    for task, result in results.items():
+        if task.method == "scratch" or METHODS[task.method].round_to == 1:
+            drops = [rung.drop for rung in ladder(result, dense_of(task), task.goal)[1:]]
+            mean_drop[task.network, task.goal, task.method, task.seed] = float(np.mean(drops))
+    networks = list(dict.fromkeys(key[0] for key in mean_drop))
+    found: list[Result] = []
+    for goal, method in dict.fromkeys((key[1], key[2]) for key in mean_drop if key[2] != "aap"):
+        for name, members in (*((n, [n]) for n in networks), *([(ALL, networks)] if len(networks) > 1 else [])):
+            leads = [
+                drop - mean_drop[network, goal, "aap", seed]
+                for (network, its_goal, its_method, seed), drop in mean_drop.items()
+                if network in members and (its_goal, its_method) == (goal, method) and (network, goal, "aap", seed) in mean_drop
+            ]
+            low, high = _interval(leads)
+            lead = float(np.mean(leads)) if leads else None
+            found.append(
+                {
+                    "what": "lead",
+                    "network": name,
+                    "goal": goal,
+                    "against": method,
+                    "runs": len(leads),
+                    "points": lead,
+                    "low": low,
+                    "high": high,
+                }
+            )
+    return found
+
+
 def _significant(reference: str, mine: str) -> bool:
     low = paired_difference(unpacked(reference, VALIDATION_IMAGES), unpacked(mine, VALIDATION_IMAGES)).low
     return low is not None and low > 0
 
 
-def _by_seed(rows: Sequence[Result], network: str, goal: str, allowed: float | None, method: str) -> dict[int, float]:
-    wanted = (network, goal, allowed, method)
-    return {r["seed"]: r["removed_pct"] for r in rows if (r["network"], r["goal"], r["allowed_drop_pts"], r["method"]) == wanted}
+def _removed(rows: Sequence[Result], network: str, goal: str, allowed: float | None, method: str) -> dict[tuple[str, int], float]:
+    """By network and seed."""
+    networks = {r["network"] for r in rows} if network == ALL else {network}
+    wanted = (goal, allowed, method)
+    return {
+        (r["network"], r["seed"]): r["removed_pct"]
+        for r in rows
+        if r["network"] in networks and (r["goal"], r["allowed_drop_pts"], r["method"]) == wanted
+    }
 
 
 def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
