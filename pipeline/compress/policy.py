@@ -173,7 +173,7 @@ class _Search:
         if bad:
             mildest, place = max(bad)
             if self._alike(self.history[good], self.history[place]):
-                return Stop(chosen=good, met=True, reason="the validation images cannot tell the last good network from the mildest bad one")
+                return Stop(chosen=good, met=True, reason="validation cannot tell the last good network from the mildest bad one")
             step = min(step, math.log(base / mildest) / 2)
         if step < self.settings.min_step:
             return Stop(chosen=good, met=True, reason=f"the next step in ln(cost kept) is below {self.settings.min_step:g}")
