@@ -90,7 +90,7 @@ def _restamped(model: ModelProto, present: int, opset: int, cause: Exception) ->
 
 def half(model: ModelProto) -> ModelProto:
     """Weights and arithmetic in float16; inputs and outputs stay float32. By onnxruntime's converter, which keeps operators that have
-    no float16 kernel anywhere (Resize's scales, TopK, …) in float32.
+    no float16 kernel anywhere (Resize's scales, TopK, …) in float32. A graph with float16 weights stays as it is.
 
     Raises:
         ToolchainMissing: without onnxruntime. LoweringError: a weight leaves float16's range.
@@ -103,6 +103,8 @@ def half(model: ModelProto) -> ModelProto:
         from onnxruntime.transformers.float16 import convert_float_to_float16
     copy = ModelProto()
     copy.CopyFrom(model)
+    if any(i.data_type == TensorProto.FLOAT16 and i.dims for i in model.graph.initializer):
+        return copy
     with quiet():
         made = in_order(convert_float_to_float16(copy, keep_io_types=True))  # it appends the casts of inputs
     del made.graph.value_info[:]
