@@ -315,8 +315,8 @@ def _quantise(file: Path, feeds: Sequence[Arrays], request: Request) -> dict[str
     """The file by the best of onnxruntime's methods, in place; what each scored."""
     from edgec.pipeline import ptq
 
-    labels, dynamic = request.calibration.get("labels"), request.backend == "onnxruntime"
-    scores = ptq.quantised(file, feeds, file, form=request.form, labels=labels, dynamic=dynamic)
+    labels, symmetric = request.calibration.get("labels"), registry.backend(request.backend).symmetric
+    scores = ptq.quantised(file, feeds, file, form=request.form, labels=labels, symmetric=symmetric)
     chosen = next(iter(scores))
     return {"method": chosen.value} | {
         f"{method} {name}": value
