@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.pipeline import gate, objective, parity, stages
+from edgec.pipeline import capability, gate, objective, parity, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
 from edgec.pipeline.core.errors import ObjectiveNotMet
@@ -159,6 +159,7 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     work.symmetric = registry.backend(backend).symmetric
     if target is not None and facts is not None:
         work.opset = refuse_early(work.config, target, facts).opset or work.opset
+        work.form = capability.integer_form(facts, backend)
     dense = stages.dense_checkpoint(work, data)
     dense_float = form(work, dense, backend, DENSE_FLOAT)
     quantised = precision_of(work.config) is Precision.INT8

@@ -79,7 +79,9 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look)
         Step(name="data", what=_data(look)),
         Step(name="prune", what=f"until {asked}{where}" if config.prune.enabled else "not asked for"),
         Step(name="quantise", what=_quantise(config)),
-        Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}" + _opset(verdict.opset)),
+        Step(
+            name="lower", what=f"{target.backend}{version}, {precision_of(config)}" + _form(config, target, facts) + _opset(verdict.opset)
+        ),
         *(Step(name="expect", what=note) for note in verdict.notes),
         Step(
             name="release",
@@ -103,6 +105,11 @@ def _network(config: Config, look: Look) -> str:
 def _data(look: Look) -> str:
     counts = ", ".join(f"{n:,} {split}" for split, n in look.data.counts.items())
     return f"{look.data.name}: {counts}; {look.data.classes} classes"
+
+
+def _form(config: Config, target: TargetSettings, facts: TargetFacts) -> str:
+    form = capability.integer_form(facts, target.backend) if precision_of(config) is Precision.INT8 else None
+    return "" if form is None else f" as {form.value} ({form.reason})"
 
 
 def _opset(opset: int | None) -> str:
