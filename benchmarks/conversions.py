@@ -22,7 +22,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -131,21 +131,6 @@ def run_of(form: str, rounds: int) -> Run:
     return Run(form, rounds, WORK / told.hexdigest()[:12])
 
 
-def finish(run: Run, wanted: Sequence[Part]) -> None:
-    """Those that are missing, each in a process of its own, one after the other."""
-    run.folder.mkdir(parents=True, exist_ok=True)
-    missing = [part for part in wanted if not kept(run, part).exists()]
-    began = time.monotonic()
-    for number, part in enumerate(missing, 1):
-        result = in_process(run, part)
-        draft = kept(run, part).with_suffix(".part")
-        draft.write_text(json.dumps(result), encoding="utf-8")
-        draft.replace(kept(run, part))
-        left = (time.monotonic() - began) / number * (len(missing) - number)
-        said = result.get("status") or result.get("plain_status") or "done"
-        sys.stderr.write(f"{part.title}: {said}; {number} of {len(missing)}, {left / 60:.0f} min left\n")
-
-
 def kept(run: Run, part: Part) -> Path:
     """Where a part's result is."""
     return run.name(f"{part.title}.json")
@@ -166,6 +151,21 @@ def in_process(run: Run, part: Part) -> dict[str, Any]:
             raise SystemExit(f"{part.title} ended with status {done.returncode}:\n{done.stderr[-3000:]}") from None
         return {key: f"the process ended with status {done.returncode}: {last[0]}"}
     return said
+
+
+def finish(run: Run, wanted: Sequence[Part], carry: Callable[[Run, Part], dict[str, Any]] = in_process) -> None:
+    """Those that are missing, one after the other."""
+    run.folder.mkdir(parents=True, exist_ok=True)
+    missing = [part for part in wanted if not kept(run, part).exists()]
+    began = time.monotonic()
+    for number, part in enumerate(missing, 1):
+        result = carry(run, part)
+        draft = kept(run, part).with_suffix(".part")
+        draft.write_text(json.dumps(result), encoding="utf-8")
+        draft.replace(kept(run, part))
+        left = (time.monotonic() - began) / number * (len(missing) - number)
+        said = result.get("status") or result.get("plain_status") or "done"
+        sys.stderr.write(f"{part.title}: {said}; {number} of {len(missing)}, {left / 60:.0f} min left\n")
 
 
 def carry_out(run: Run, part: Part) -> dict[str, Any]:

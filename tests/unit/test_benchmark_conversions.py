@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
-import conversions
-from conversions import Part, Run, kept, parts, rows_of
+from conversions import Part, Run, finish, kept, parts, rows_of
 
 
 def finished(folder: Path, but: Part | None = None) -> Run:
@@ -37,11 +36,15 @@ def test_a_network_that_is_not_finished_has_no_rows(tmp_path: Path) -> None:
     assert rows_of(finished(tmp_path, but=Part("latency", "lstm")), "lstm") == []
 
 
-def test_a_rerun_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_rerun_goes_on_with_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     missing = Part("plain", "lstm", "tflite", "int8")
     run, asked = finished(tmp_path, but=missing), []
-    monkeypatch.setattr(conversions, "in_process", lambda _, part: asked.append(part) or {"plain_status": "ok"})
-    conversions.finish(run, parts(("lstm",)))
+
+    def carry(_: Run, part: Part) -> dict[str, str]:
+        asked.append(part)
+        return {"plain_status": "ok"}
+
+    finish(run, parts(("lstm",)), carry)
     assert asked == [missing]
     assert kept(run, missing).exists()
     assert "1 of 1, 0 min left" in capsys.readouterr().err
