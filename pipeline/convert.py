@@ -198,7 +198,7 @@ def foreign(file: Path, request: Request, out: Path) -> tuple[Artifact, Parity]:
             feeds = [onnx_file.make_inputs(info, shapes=dict(request.shapes), files={}, seed=seed) for seed in range(4)]
         lineage = Lineage(stage="foreign", parameters={"name": file.name, **choice}, tools=tool_versions())
         precision = info.precision if request.precision is Precision.FP32 else request.precision
-        artifact = _lowered(backend, ready, draft, lineage, precision)
+        artifact = lowered(backend, ready, draft, lineage, precision)
         expected = _joined(run(file, feeds, optimise=False))
         seen = _joined([backend.infer(draft, each) for each in feeds])
         comparisons = [parity.compare(expected, seen, names=("file", "artifact"), tolerance=tolerance)]
@@ -279,7 +279,7 @@ def lower(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request,
         file = Path(folder) / "network.onnx"
         parameters = _export(module, inputs, request, file)
         lineage = Lineage(stage="export", parameters={"parameters": parameters}, tools=tool_versions())
-        return _lowered(backend, file, out, lineage, request.precision, parent)
+        return lowered(backend, file, out, lineage, request.precision, parent)
 
 
 def _export(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request, file: Path) -> int:
@@ -293,7 +293,8 @@ def _export(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Reques
     return export_float(module, inputs, file, precision=request.precision, opset=opset, dynamic_batch=dynamic).parameters
 
 
-def _lowered(backend: Any, file: Path, out: Path, lineage: Lineage, precision: Precision, parent: str = "") -> Artifact:
+def lowered(backend: Any, file: Path, out: Path, lineage: Lineage, precision: Precision, parent: str = "") -> Artifact:
+    """A file of ONNX in the form of a backend that starts from ONNX. Raises as the backend's `lower`."""
     info = onnx_file.inspect(file)
     source = Exported(
         parent=parent,
