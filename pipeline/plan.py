@@ -48,7 +48,7 @@ def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> 
     require_board(target, facts)
     precision = precision_of(config)
     verdict = capability.require(target, facts, precision, capability.network_of(config, target.backend))
-    support = registry.backend(target.backend).support(facts, precision)
+    support = registry.backend(target.backend).support(facts)
     if not support.usable:
         raise LoweringError(f"{target.name} cannot run {precision} with {target.backend}: {support.reason}", hint=support.hint)
     return verdict

@@ -127,7 +127,7 @@ def require_able(job: Job, target: TargetSettings, facts: TargetFacts) -> None:
         why = runtime.reason if runtime else "its agent does not know it"
         hint = f"edgec targets prepare {target.name} --backend {name}"
         if not capability.comes_as_wheel(name):
-            hint = registry.backend(name).support(facts, job.artifact.precision).hint
+            hint = registry.backend(name).support(facts).hint
         raise ToolchainMissing(f"{target.name} has no {name}: {why}", hint=hint)
 
 

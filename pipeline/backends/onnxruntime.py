@@ -28,13 +28,7 @@ class OnnxRuntime:
     blocks of 8 (AVX2) or 16 (AVX-512) channels, so there a multiple of these fills better still (onnxruntime/core/mlas, snchwc.cpp)."""
     symmetric: ClassVar[bool] = False
 
-    def support(self, facts: TargetFacts, precision: Precision) -> Support:
-        if precision is Precision.FP16:
-            return Support(
-                usable=False,
-                reason="onnxruntime's CPU kernels have no fp16 arithmetic: it would convert to fp32 and back around every layer",
-                hint="use int8 or fp32",
-            )
+    def support(self, facts: TargetFacts) -> Support:
         found = {runtime.name: runtime for runtime in facts.runtimes}.get(self.name)
         if found is not None and found.version is not None:
             return Support(usable=True)

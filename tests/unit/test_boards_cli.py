@@ -157,7 +157,7 @@ def test_targets_offline_connects_to_nothing(project: Path, monkeypatch: pytest.
 def test_plan_says_opset_and_expectation_for_a_nano(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main.main(["plan", "--target", "jetson-nano"]) == 0
     out = capfd.readouterr().out
-    assert "onnxruntime 1.10.0, int8, ONNX opset 15" in out
+    assert "onnxruntime 1.10.0, int8 as s8s8 (Arm), ONNX opset 15" in out
     assert "written at opset 15, the highest that onnxruntime there reads" in out
 
 
