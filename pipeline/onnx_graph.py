@@ -144,7 +144,7 @@ def four_bit(model: ModelProto) -> ModelProto:
     weights = {i.name: i for i in copy.graph.initializer}
     matrices = {n.input[1] for n in copy.graph.node if n.op_type == "MatMul" and n.input[1] in weights}
     reached = sum(int(np.prod(weights[name].dims)) for name in matrices if len(weights[name].dims) == 2)
-    total = sum(int(np.prod(i.dims)) for i in _float_weights(copy))
+    total = sum(int(np.prod(i.dims)) for i in _float_weights(model))
     if not reached or reached < LEAST_SHARE * total:
         raise LoweringError(
             f"int4 exists for the matrices of linear layers only: they hold {reached / max(total, 1):.0%} of this network's parameters",
