@@ -37,6 +37,8 @@ class Work:
     """The backend's int8 grids have their zero point in the middle (`Backend.symmetric`)."""
     form: "Form | None" = None
     """Of int8 in ONNX files, by the target's CPU (`capability.integer_form`); None where there is no target, or its runtime takes any."""
+    precision_reason: str = ""
+    """Why this precision, where the target decided (`loop.settle_precision`)."""
     cached: list[str] = field(default_factory=list)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
