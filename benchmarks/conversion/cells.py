@@ -50,7 +50,8 @@ def lowered(name: str, backend_name: str, precision: Precision, out: Path, n: in
         reference = convert.ranges(module, inputs, request)
         row["ranges_s"] = round(time.perf_counter() - begun, 3)
         if reference is None:
-            return row | by_runtime(module, inputs, request, out, evaluation)
+            row |= by_runtime(module, inputs, request, out, evaluation)
+            return row | labelled(outputs_of_file(backend_name, out, evaluation), outputs_of(module, evaluation), labels)
         row["method"] = OURS
     begun = time.perf_counter()
     artifact = convert.lower(reference, inputs, request, out)
@@ -61,9 +62,7 @@ def lowered(name: str, backend_name: str, precision: Precision, out: Path, n: in
     comparison = parity.compare({"y": expected}, {"y": seen}, names=("checkpoint", "artifact"), tolerance=tolerance)
     return row | {
         **compared(comparison, "fake-quantised network" if precision is Precision.INT8 else "float network"),
-        "labelled": len(labels),
-        "top1_float": top1(outputs_of(module, evaluation), labels),
-        "top1": top1(seen, labels),
+        **labelled(seen, outputs_of(module, evaluation), labels),
         "parity_s": round(time.perf_counter() - begun, 2),
     }
 
@@ -132,9 +131,12 @@ def _batches(samples: dict[str, Any]) -> list[dict[str, Any]]:
     return [{name: array[i : i + 100] for name, array in samples.items()} for i in range(0, n, 100)]
 
 
-def top1(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Share of the labelled samples, the first ones, that are named rightly."""
-    return round(float((logits[: len(labels)].argmax(1) == labels).mean()), 4)
+def labelled(seen: np.ndarray, in_float: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """Share of the labelled samples, the first ones, that the file and the float network name rightly."""
+    shares = {"top1": seen, "top1_float": in_float}
+    return {"labelled": len(labels)} | {
+        name: round(float((logits[: len(labels)].argmax(1) == labels).mean()), 4) for name, logits in shares.items()
+    }
 
 
 def described(artifact: Any) -> dict[str, Any]:
