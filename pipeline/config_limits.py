@@ -101,7 +101,7 @@ LIMITS: Mapping[str, Mapping[str, Limit]] = {
     },
     "objective": {"minimise": one_of("", *(each.value for each in Quantity))},
     "quantise": {
-        "precision": one_of("fp32", "fp16", "int8"),  # int4 is for edgec convert
+        "precision": one_of("auto", "fp32", "fp16", "int8"),  # int4 is for edgec convert
         "tolerance_points": at_least(0),
         "samples": at_least(1),
         "epochs": at_least(0),

@@ -149,7 +149,8 @@ def foreign(file: Path, request: Request, out: Path) -> tuple[Artifact, Parity]:
     """An ONNX file for a backend: checked, simplified, stamped with the opset, at the precision; parity against the file itself, run
     node by node as written.
 
-    A file that is quantised already is left as it is but for its stamp.
+    A file that is quantised already is left as it is but for its stamp, and fp32 asked of one in fp16 or int4 is what it has. Parity is
+    held to what the artifact's own precision allows.
 
     Raises:
         LoweringError: the backend does not start from ONNX, or the precision cannot be had.
@@ -177,18 +178,17 @@ def foreign(file: Path, request: Request, out: Path) -> tuple[Artifact, Parity]:
     if quantised and request.precision is not Precision.INT8:
         raise LoweringError(f"{file.name} is int8 already", hint="ask for int8, or start from the float network")
     model = onnx.load(file)
+    precision = info.precision if request.precision is Precision.FP32 else request.precision
     if not quantised:
         model = onnx_graph.simplified(model)
-        if request.precision is Precision.FP16 and info.precision is not Precision.FP16:
-            model = onnx_graph.half(model)
-        elif request.precision is Precision.INT4:
-            model = onnx_graph.four_bit(model)
+    if precision is not info.precision and precision in (Precision.FP16, Precision.INT4):
+        model = (onnx_graph.half if precision is Precision.FP16 else onnx_graph.four_bit)(model)
     model = onnx_graph.stamped(model, opset=request.opset or info.opsets[""], ir=info.ir)
     choice: dict[str, Scalar] = {}
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder, replacing(out) as draft:
         ready = Path(folder) / "ready.onnx"
         onnx.save(model, ready)
-        tolerance = parity.tolerance_for(request.precision, learned=quantised)
+        tolerance = parity.tolerance_for(precision, learned=precision is info.precision)
         if request.precision is Precision.INT8 and not quantised:
             feeds: Sequence[Arrays] = ptq.feeds_from(info, _calibration(request))
             choice = _quantise(ready, feeds, request)
@@ -197,8 +197,7 @@ def foreign(file: Path, request: Request, out: Path) -> tuple[Artifact, Parity]:
         else:
             feeds = [onnx_file.make_inputs(info, shapes=dict(request.shapes), files={}, seed=seed) for seed in range(4)]
         lineage = Lineage(stage="foreign", parameters={"name": file.name, **choice}, tools=tool_versions())
-        precision = info.precision if request.precision is Precision.FP32 else request.precision
-        artifact = _lowered(backend, ready, draft, lineage, precision)
+        artifact = lowered(backend, ready, draft, lineage, precision)
         expected = _joined(run(file, feeds, optimise=False))
         seen = _joined([backend.infer(draft, each) for each in feeds])
         comparisons = [parity.compare(expected, seen, names=("file", "artifact"), tolerance=tolerance)]
@@ -279,7 +278,7 @@ def lower(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request,
         file = Path(folder) / "network.onnx"
         parameters = _export(module, inputs, request, file)
         lineage = Lineage(stage="export", parameters={"parameters": parameters}, tools=tool_versions())
-        return _lowered(backend, file, out, lineage, request.precision, parent)
+        return lowered(backend, file, out, lineage, request.precision, parent)
 
 
 def _export(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request, file: Path) -> int:
@@ -293,7 +292,8 @@ def _export(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Reques
     return export_float(module, inputs, file, precision=request.precision, opset=opset, dynamic_batch=dynamic).parameters
 
 
-def _lowered(backend: Any, file: Path, out: Path, lineage: Lineage, precision: Precision, parent: str = "") -> Artifact:
+def lowered(backend: Any, file: Path, out: Path, lineage: Lineage, precision: Precision, parent: str = "") -> Artifact:
+    """A file of ONNX in the form of a backend that starts from ONNX. Raises as the backend's `lower`."""
     info = onnx_file.inspect(file)
     source = Exported(
         parent=parent,
@@ -315,8 +315,8 @@ def _quantise(file: Path, feeds: Sequence[Arrays], request: Request) -> dict[str
     """The file by the best of onnxruntime's methods, in place; what each scored."""
     from edgec.pipeline import ptq
 
-    labels, dynamic = request.calibration.get("labels"), request.backend == "onnxruntime"
-    scores = ptq.quantised(file, feeds, file, form=request.form, labels=labels, dynamic=dynamic)
+    labels, symmetric = request.calibration.get("labels"), registry.backend(request.backend).symmetric
+    scores = ptq.quantised(file, feeds, file, form=request.form, labels=labels, symmetric=symmetric)
     chosen = next(iter(scores))
     return {"method": chosen.value} | {
         f"{method} {name}": value

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgec.pipeline import gate, objective, parity, stages
+from edgec.pipeline import capability, gate, objective, parity, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
 from edgec.pipeline.core.errors import ObjectiveNotMet
@@ -30,7 +30,7 @@ from edgec.pipeline.core.records import (
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.pipeline.deploy import Golden, activate, golden, refuse_unsigned, stage
 from edgec.pipeline.outlook import summary
-from edgec.pipeline.plan import measures_candidates, precision_of, refuse_early
+from edgec.pipeline.plan import measures_candidates, measures_precision, precision_of, refuse_early
 from edgec.pipeline.probe import TargetProbe, input_file
 from edgec.pipeline.search import search
 from edgec.pipeline.stats import proportion
@@ -127,6 +127,7 @@ def deploy(work: Work, target: TargetSettings) -> Deploy:
         verdict=work.store.put(verdict),
         cached=tuple(work.cached),
         started_at=work.started_at,
+        precision_reason=work.precision_reason,
     )
     work.store.put(record)
     return record
@@ -142,6 +143,8 @@ def compress_for(work: Work, target: TargetSettings, *, ships: bool = False) -> 
         if ships:
             refuse_unsigned(work.config, session, target)
         facts = session.facts()
+        if measures_precision(work.config):
+            settle_precision(work, target, session, facts)
         if measures_candidates(work.config):
             return facts, compress(work, target, session, facts)
     return facts, compress(work, target, None, facts)
@@ -155,14 +158,11 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
         ObjectiveNotMet: no candidate met the objective; the nearest is in the context, and the run is in the store.
     """
     data = stages.open_data(work)
-    backend = DEFAULT_BACKEND if target is None else target.backend
-    work.symmetric = registry.backend(backend).symmetric
-    if target is not None and facts is not None:
-        work.opset = refuse_early(work.config, target, facts).opset or work.opset
-    dense = stages.dense_checkpoint(work, data)
-    dense_float = form(work, dense, backend, DENSE_FLOAT)
+    backend = _fit_to(work, target, facts)
+    if measures_precision(work.config):
+        _settled(work, Precision.INT8, "there is no target to measure on, and int8 is the smaller file")
+    dense, dense_float, dense_same = _dense_forms(work, data, backend)
     quantised = precision_of(work.config) is Precision.INT8
-    dense_same = form(work, stages.quantised_checkpoint(work, data, dense, train=False), backend, DENSE) if quantised else dense_float
     found = None
     pruned = dense
     if work.config.prune.enabled:
@@ -179,6 +179,58 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     final = stages.quantised_checkpoint(work, data, pruned) if quantised else pruned
     forms = (form(work, final, backend, COMPRESSED), dense_same, dense_float)
     return Compressed(data=data, search=found, forms=forms if quantised else forms[:2])
+
+
+def settle_precision(work: Work, target: TargetSettings, session: AgentSession, facts: TargetFacts) -> None:
+    """Replace the precision "auto" by int8 where the dense network in it is faster than in float32 on the target, the whole interval of the
+    ratio below 1; else by fp32.
+
+    Raises:
+        As `compress`, and MeasurementError: too few samples for a ratio.
+    """
+    data = stages.open_data(work)
+    backend = _fit_to(work, target, facts)
+    asked, work.config = work.config, replace(work.config, quantise=replace(work.config.quantise, precision=Precision.INT8))
+    _, dense_float, dense_int8 = _dense_forms(work, data, backend)
+    with work.events.stage(f"int8 against fp32 on {target.name}"):
+        ratio = TargetProbe(work, data, session, target, dense_float.artifact).against_dense(dense_int8.artifact)
+    work.config = asked
+    seen = f"int8 takes {ratio.value:.3g} of fp32's time on {target.name} ({ratio.low:.3g} to {ratio.high:.3g})"
+    if ratio.high is not None and ratio.high < 1:
+        _settled(work, Precision.INT8, seen)
+    else:
+        _settled(work, Precision.FP32, f"{seen}, so that it does not pay and fp32 is taken")
+
+
+def _settled(work: Work, precision: Precision, reason: str) -> None:
+    """Go on as if the precision had been asked for."""
+    int8 = precision is Precision.INT8
+    work.config = replace(work.config, quantise=replace(work.config.quantise, precision=Precision.INT8, enabled=int8))
+    work.precision_reason = reason
+    work.events.note(f"precision {precision}: {reason}")
+
+
+def _fit_to(work: Work, target: TargetSettings | None, facts: TargetFacts | None) -> str:
+    """Write for this target from here on; its backend.
+
+    Raises:
+        LoweringError: the target cannot run what was asked for.
+    """
+    backend = DEFAULT_BACKEND if target is None else target.backend
+    work.symmetric = registry.backend(backend).symmetric
+    if target is not None and facts is not None:
+        work.opset = refuse_early(work.config, target, facts).opset or work.opset
+        work.form = capability.integer_form(facts, backend)
+    return backend
+
+
+def _dense_forms(work: Work, data: stages.Data, backend: str) -> tuple[Checkpoint, Form, Form]:
+    """The dense network; in float32; at the precision asked for, where that makes another file."""
+    dense = stages.dense_checkpoint(work, data)
+    dense_float = form(work, dense, backend, DENSE_FLOAT)
+    if precision_of(work.config) is not Precision.INT8:
+        return dense, dense_float, dense_float
+    return dense, dense_float, form(work, stages.quantised_checkpoint(work, data, dense, train=False), backend, DENSE)
 
 
 def keep_compressed(work: Work, target: TargetSettings | None, result: Compressed) -> RecordId:
@@ -204,6 +256,7 @@ def _run(
             cached=tuple(work.cached),
             started_at=work.started_at,
             command=work.command,
+            precision_reason=work.precision_reason,
         )
     )
 

@@ -285,8 +285,8 @@ def _arguments(folded: fx.GraphModule) -> set[str]:
 
 
 def _with_outputs(folded: fx.GraphModule, inner: tuple[str, ...]) -> fx.GraphModule:
-    """A copy that also returns the values of the named nodes."""
-    traced = copy.deepcopy(folded)
+    """The network with a graph of its own, which also returns the values of the named nodes. Layers and parameters are the same ones."""
+    traced = fx.GraphModule(folded, copy.deepcopy(folded.graph))
     nodes = {node.name: node for node in traced.graph.nodes}
     output = traced.graph.output_node()
     results = output.args[0]

@@ -1,7 +1,7 @@
 """Looks into any ONNX file, ours or not, and makes inputs for it. Needs onnx, not torch."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from edgec.pipeline.core.protocols import FileInfo
 from edgec.pipeline.core.records import Precision, TensorSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, NodeProto, TensorProto, TensorShapeProto, ValueInfoProto
 
 LARGEST_INPUT = 4e9
 """Bytes that a random input may take while it is made."""
@@ -72,7 +72,7 @@ def inspect(path: Path) -> OnnxInfo:
         parameters=sum(math.prod(i.dims) for i in graph.initializer if i.dims),
         size_bytes=path.stat().st_size + sum((path.parent / name).stat().st_size for name in external),
         external_data=external,
-        custom_ops=tuple(sorted({f"{n.domain}::{n.op_type}" for n in graph.node if _is_custom(n)})),
+        custom_ops=tuple(sorted({f"{n.domain}::{n.op_type}" for n in _nodes(graph) if _is_custom(n)})),
         precision=_precision(model),
     )
 
@@ -84,12 +84,22 @@ def _is_custom(node: "NodeProto") -> bool:
 def _precision(model: "ModelProto") -> Precision:
     from onnx import TensorProto
 
-    if any(n.op_type in QUANTISED or n.op_type.startswith("QLinear") for n in model.graph.node):
+    kinds = {node.op_type for node in _nodes(model.graph)}
+    if kinds & QUANTISED or any(kind.startswith("QLinear") for kind in kinds):
         return Precision.INT8
-    if any(n.op_type == "MatMulNBits" for n in model.graph.node):
+    if "MatMulNBits" in kinds:
         return Precision.INT4
     floats = {i.data_type for i in model.graph.initializer} & {TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE}
     return Precision.FP16 if floats == {TensorProto.FLOAT16} else Precision.FP32
+
+
+def _nodes(graph: "GraphProto") -> "Iterator[NodeProto]":
+    """Of a graph and of those inside its nodes (If, Loop, Scan)."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                yield from _nodes(inner)
 
 
 def make_inputs(

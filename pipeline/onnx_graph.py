@@ -90,7 +90,7 @@ def _restamped(model: ModelProto, present: int, opset: int, cause: Exception) ->
 
 def half(model: ModelProto) -> ModelProto:
     """Weights and arithmetic in float16; inputs and outputs stay float32. By onnxruntime's converter, which keeps operators that have
-    no float16 kernel anywhere (Resize's scales, TopK, …) in float32.
+    no float16 kernel anywhere (Resize's scales, TopK, …) in float32. A graph with float16 weights stays as it is.
 
     Raises:
         ToolchainMissing: without onnxruntime. LoweringError: a weight leaves float16's range.
@@ -103,6 +103,8 @@ def half(model: ModelProto) -> ModelProto:
         from onnxruntime.transformers.float16 import convert_float_to_float16
     copy = ModelProto()
     copy.CopyFrom(model)
+    if any(i.data_type == TensorProto.FLOAT16 and i.dims for i in model.graph.initializer):
+        return copy
     with quiet():
         made = in_order(convert_float_to_float16(copy, keep_io_types=True))  # it appends the casts of inputs
     del made.graph.value_info[:]
@@ -142,7 +144,7 @@ def four_bit(model: ModelProto) -> ModelProto:
     weights = {i.name: i for i in copy.graph.initializer}
     matrices = {n.input[1] for n in copy.graph.node if n.op_type == "MatMul" and n.input[1] in weights}
     reached = sum(int(np.prod(weights[name].dims)) for name in matrices if len(weights[name].dims) == 2)
-    total = sum(int(np.prod(i.dims)) for i in _float_weights(copy))
+    total = sum(int(np.prod(i.dims)) for i in _float_weights(model))
     if not reached or reached < LEAST_SHARE * total:
         raise LoweringError(
             f"int4 exists for the matrices of linear layers only: they hold {reached / max(total, 1):.0%} of this network's parameters",

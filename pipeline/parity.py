@@ -34,11 +34,11 @@ def tolerance_for(precision: Precision, *, learned: bool = True) -> Mapping[str,
     """Bounds by name: rms_rel, max_rel and max_abs_over_std are upper bounds, top1_agreement a lower bound of the point estimate.
 
     Args:
-        learned: the reference has the same quantisers (the fake-quantised network); otherwise it is the float network.
+        learned: the reference has the same quantisers (the fake-quantised network, the quantised file); otherwise it is the float network.
     """
-    if precision is Precision.INT4 or (precision is Precision.INT8 and not learned):
-        return WITHOUT_RANGES
-    return {Precision.FP32: FP32, Precision.FP16: FP16, Precision.INT8: INT8}[precision]
+    if precision in (Precision.INT8, Precision.INT4):
+        return INT8 if learned else WITHOUT_RANGES
+    return {Precision.FP32: FP32, Precision.FP16: FP16}[precision]
 
 
 def compare(

@@ -28,8 +28,14 @@ class Plan:
 
 
 def precision_of(config: Config) -> Precision:
-    """The precision of the deployed network."""
-    return config.quantise.precision if config.quantise.enabled else Precision.FP32
+    """The precision of the deployed network; int8 where that is to be settled by measuring."""
+    asked = config.quantise.precision if config.quantise.enabled else Precision.FP32
+    return Precision.INT8 if asked == "auto" else asked
+
+
+def measures_precision(config: Config) -> bool:
+    """Whether the target decides between int8 and fp32."""
+    return config.quantise.enabled and config.quantise.precision == "auto"
 
 
 def measures_candidates(config: Config) -> bool:
@@ -48,7 +54,7 @@ def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> 
     require_board(target, facts)
     precision = precision_of(config)
     verdict = capability.require(target, facts, precision, capability.network_of(config, target.backend))
-    support = registry.backend(target.backend).support(facts, precision)
+    support = registry.backend(target.backend).support(facts)
     if not support.usable:
         raise LoweringError(f"{target.name} cannot run {precision} with {target.backend}: {support.reason}", hint=support.hint)
     return verdict
@@ -78,8 +84,10 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look)
         Step(name="network", what=_network(config, look)),
         Step(name="data", what=_data(look)),
         Step(name="prune", what=f"until {asked}{where}" if config.prune.enabled else "not asked for"),
-        Step(name="quantise", what=_quantise(config)),
-        Step(name="lower", what=f"{target.backend}{version}, {precision_of(config)}" + _opset(verdict.opset)),
+        Step(name="quantise", what=_quantise(config, target)),
+        Step(
+            name="lower", what=f"{target.backend}{version}, {precision_of(config)}" + _form(config, target, facts) + _opset(verdict.opset)
+        ),
         *(Step(name="expect", what=note) for note in verdict.notes),
         Step(
             name="release",
@@ -105,15 +113,23 @@ def _data(look: Look) -> str:
     return f"{look.data.name}: {counts}; {look.data.classes} classes"
 
 
+def _form(config: Config, target: TargetSettings, facts: TargetFacts) -> str:
+    form = capability.integer_form(facts, target.backend) if precision_of(config) is Precision.INT8 else None
+    return "" if form is None else f" as {form.value} ({form.reason})"
+
+
 def _opset(opset: int | None) -> str:
     return "" if opset is None else f", ONNX opset {opset}"
 
 
-def _quantise(config: Config) -> str:
+def _quantise(config: Config, target: TargetSettings) -> str:
     settings = config.quantise
     if not settings.enabled:
         return "not asked for"
-    return f"{settings.precision}: static ranges; label-free training only if they lose more than {settings.tolerance_points} points"
+    ranges = f"static ranges; label-free training only if they lose more than {settings.tolerance_points} points"
+    if measures_precision(config):
+        return f"int8 if the dense network is measured faster in it than in fp32 on {target.name}, else not: {ranges}"
+    return f"{settings.precision}: {ranges}"
 
 
 def _rules(config: Config) -> list[str]:

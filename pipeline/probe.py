@@ -63,10 +63,7 @@ class TargetProbe:
                 file = self._work.store.file(candidate_digest)
             self._session.ship({candidate_digest: file, **{each: self._work.store.file(each) for each in (dense.file, self._inputs)}})
         settings = self._work.config.measure
-        jobs = [
-            NetworkJob(label=label, file=digest, format=backend.format, runtime=backend.name, inputs=self._inputs, threads=settings.threads)
-            for label, digest in (("candidate", candidate_digest), ("dense", dense.file))
-        ]
+        jobs = self._jobs(candidate_digest, dense.file)
         meter, rule = (settings.meter, _long(settings.probe)) if self._energy else ("none", settings.probe)
         run, ratio = self._measured(jobs, rule, meter)
         ours, theirs = _named(run)
@@ -80,6 +77,24 @@ class TargetProbe:
             size_bytes=size,
             size_ratio=size / self._dense.size_bytes,
         )
+
+    def against_dense(self, artifact: Artifact) -> Estimate:
+        """Median latency of another form of the dense network over the dense network's.
+
+        Raises:
+            As a call.
+        """
+        files = [self._loaded(each).file for each in (artifact, self._dense)]
+        self._session.ship({each: self._work.store.file(each) for each in (*files, self._inputs)})
+        return self._measured(self._jobs(*files), self._work.config.measure.probe, "none")[1]
+
+    def _jobs(self, candidate: str, dense: str) -> list[NetworkJob]:
+        """By the digests of what the target's runtime loads."""
+        backend, threads = registry.backend(self._target.backend), self._work.config.measure.threads
+        return [
+            NetworkJob(label=label, file=file, format=backend.format, runtime=backend.name, inputs=self._inputs, threads=threads)
+            for label, file in (("candidate", candidate), ("dense", dense))
+        ]
 
     def _measured(self, jobs: Sequence[NetworkJob], rule: StoppingRule, meter: str) -> tuple[ProfileRun, Estimate]:
         """A run with blocks enough for a ratio: on a target that is busy for the moment it is done again with more time."""

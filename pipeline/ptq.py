@@ -82,20 +82,20 @@ def feeds_from(info: FileInfo, arrays: Mapping[str, np.ndarray]) -> list[Mapping
 
 
 def quantised(
-    source: Path, feeds: Feeds, out: Path, *, form: Form, labels: np.ndarray | None = None, dynamic: bool = True
+    source: Path, feeds: Feeds, out: Path, *, form: Form, labels: np.ndarray | None = None, symmetric: bool = False
 ) -> dict[Method, Score]:
     """Write the best of the methods that fit the network to `out`; the scores of all, the best first.
 
     Args:
         source: a float network, valid and in one file.
         labels: classes (n,) of all samples in the order of `feeds`.
-        dynamic: whether the runtime has dynamic ranges (TensorRT has not).
+        symmetric: for a runtime whose grids have zero point 0 and whose ranges are static (TensorRT); `form` says nothing then.
 
     Raises:
         LoweringError: the network has no operator with an integer form, or the quantiser fails on it with every method.
         ToolchainMissing: without onnxruntime.
     """
-    methods = _methods(onnx.load(source), dynamic=dynamic)
+    methods = _methods(onnx.load(source), dynamic=not symmetric)
     prepared = out.with_suffix(".float.onnx")
     onnx.save(onnx_graph.simplified(onnx.load(source)), prepared)
     given, deciding = list(feeds[0::2]), list(feeds[1::2])
@@ -107,7 +107,7 @@ def quantised(
     for method in methods:
         draft = out.with_suffix(f".{method}.onnx")
         try:
-            _quantise(prepared, given if method is Method.MINMAX else given[:RUNS], draft, method, form)
+            _quantise(prepared, given if method is Method.MINMAX else given[:RUNS], draft, method, None if symmetric else form)
             onnx.save(onnx_graph.in_order(onnx.load(draft)), draft)
             scores[method] = _score(reference, run_all(draft, deciding), chosen)
         except ToolchainMissing:
@@ -143,7 +143,8 @@ def _methods(model: onnx.ModelProto, *, dynamic: bool) -> tuple[Method, ...]:
     return static + moving
 
 
-def _quantise(source: Path, feeds: Feeds, out: Path, method: Method, form: Form) -> None:
+def _quantise(source: Path, feeds: Feeds, out: Path, method: Method, form: Form | None) -> None:
+    """One method; a form of None is int8 with every zero point 0."""
     with onnx_graph.needs("onnxruntime", 'pip install "edgec[onnxruntime]"'):
         from onnxruntime.quantization import (
             CalibrationDataReader,
@@ -161,8 +162,8 @@ def _quantise(source: Path, feeds: Feeds, out: Path, method: Method, form: Form)
         def get_next(self) -> Any:
             return next(self.left, None)
 
-    types = {Form.U8S8: (QuantType.QUInt8, QuantType.QInt8), Form.U8U8: (QuantType.QUInt8, QuantType.QUInt8)}
-    activation, weight = types.get(form, (QuantType.QInt8, QuantType.QInt8))
+    activation = QuantType.QUInt8 if form in (Form.U8S8, Form.U8U8) else QuantType.QInt8
+    weight = QuantType.QUInt8 if form is Form.U8U8 else QuantType.QInt8
     how = {
         Method.MINMAX: CalibrationMethod.MinMax,
         Method.PERCENTILE: CalibrationMethod.Percentile,
@@ -182,6 +183,7 @@ def _quantise(source: Path, feeds: Feeds, out: Path, method: Method, form: Form)
                     activation_type=activation,
                     weight_type=weight,
                     calibrate_method=how[method],
+                    extra_options={"ActivationSymmetric": True, "WeightSymmetric": True} if form is None else {},
                 )
     except (RuntimeError, ValueError, KeyError, TypeError, AttributeError, IndexError, AssertionError) as error:
         raise LoweringError(f"onnxruntime's quantiser fails: {onnx_graph.first_line(error)}", hint="use fp32") from error

@@ -32,6 +32,11 @@ class Form(StrEnum):
     S8S8 = "s8s8"
     """int8 both: Arm."""
 
+    @property
+    def reason(self) -> str:
+        """Why it is taken, in words."""
+        return {"u8s8": "x86 with VNNI, or not known", "u8u8": "x86 without VNNI", "s8s8": "Arm"}[self.value]
+
 
 def form_for(machine: str, cpu_flags: Collection[str] = ()) -> Form:
     """ONNX Runtime's fast form.

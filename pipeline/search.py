@@ -11,8 +11,9 @@ from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Probe
-from edgec.pipeline.core.records import Checkpoint, Constraints, Precision, Provenance, Search, Split, TargetFacts
+from edgec.pipeline.core.records import Checkpoint, Constraints, Provenance, Search, Split, TargetFacts
 from edgec.pipeline.core.settings import PruneSettings
+from edgec.pipeline.plan import precision_of
 from edgec.pipeline.probe import SizeProbe, TargetProbe, wants_energy
 from edgec.pipeline.search_watch import Watch
 from edgec.pipeline.work import Work, plain
@@ -40,9 +41,7 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None
         raise ConfigError("[train] label_weight and distill_weight are both 0", hint="one of them says what recovery learns from")
     prune = work.config.prune
     if prune.round_to is None:
-        quantise = work.config.quantise
-        precision = quantise.precision if quantise.enabled else Precision.FP32
-        multiple = registry.backend(backend).channel_multiple("" if facts is None else facts.machine, precision)
+        multiple = registry.backend(backend).channel_multiple("" if facts is None else facts.machine, precision_of(work.config))
         prune = replace(prune, round_to=multiple)
     place = None if probe is None or facts is None else _identity(work, facts, backend)
     inputs = {

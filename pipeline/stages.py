@@ -301,7 +301,8 @@ def _quantised_record(
 
 def exported(work: Work, checkpoint: Checkpoint, *, label: str) -> Exported:
     """The checkpoint's ONNX file."""
-    inputs = {"checkpoint": record_id(checkpoint), "opset": work.opset}
+    form = {} if work.form is None or checkpoint.quantised is None else {"form": work.form.value}
+    inputs = {"checkpoint": record_id(checkpoint), "opset": work.opset, **form}
     return work.stage(f"export {label}", Exported, inputs, lambda: _export(work, checkpoint))
 
 
@@ -315,10 +316,15 @@ def _export(work: Work, checkpoint: Checkpoint) -> Exported:
 def _write_onnx(work: Work, module: Any, out: Path, *, parent: RecordId) -> Exported:
     from edgec.pipeline.compress.quantise import QuantNet
     from edgec.pipeline.onnx_export import export_float, export_quantised
+    from edgec.pipeline.qdq import Form
 
-    inputs = model_spec(work).inputs
-    export = export_quantised if isinstance(module, QuantNet) else export_float
-    written = export(module, inputs, out, opset=work.opset, dynamic_batch=True)
+    inputs, told = model_spec(work).inputs, {}
+    if isinstance(module, QuantNet):
+        form = work.form or Form.U8S8
+        told = {"form": form.value, "form_reason": form.reason}
+        written = export_quantised(module, inputs, out, form=form, opset=work.opset, dynamic_batch=True)
+    else:
+        written = export_float(module, inputs, out, opset=work.opset, dynamic_batch=True)
     return Exported(
         parent=parent,
         file=digest_of(out),
@@ -329,7 +335,7 @@ def _write_onnx(work: Work, module: Any, out: Path, *, parent: RecordId) -> Expo
         inputs=written.inputs,
         outputs=written.outputs,
         parameters=written.parameters,
-        lineage=work.lineage("export"),
+        lineage=work.lineage("export", told),
     )
 
 

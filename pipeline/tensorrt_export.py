@@ -5,7 +5,8 @@ inputs; developer guide, "Explicit Quantization"). So of a file with Q/DQ nodes
 
     activations   uint8 with zero point 128 is int8 with 0, exactly: so quantise.py makes the grids for this backend. Any other zero
                   point z becomes 0 with the scale max(z - q_min, q_max - z) * s / 127: the range stays, a one-sided one (behind ReLU)
-                  keeps 127 of its 255 steps
+                  keeps 127 of its 255 steps, and where it ends at 0, a Relu does what its lower end did: onnxruntime's quantiser leaves
+                  a network's own Relu away there
     weights       integers with a DQ become floats (q * s, exactly) with a Q and a DQ: 8.2 wants Q/DQ pairs around float weights
     biases        int32 with a DQ become floats, which TensorRT adds in its accumulator
 
@@ -28,6 +29,13 @@ NO_FORM = {"QLinearConv", "QLinearMatMul", "ConvInteger", "MatMulInteger", "Dyna
 """Quantised operators that TensorRT has in no version (docs/operators.md of github.com/onnx/onnx-tensorrt, 8.2 to 10.1)."""
 GRIDS = {"uint8": (0, 255), "int8": (-128, 127)}
 Q, DQ = "QuantizeLinear", "DequantizeLinear"
+POSITIVE = {"Relu", "Sigmoid", "HardSigmoid", "Softmax", "Abs", "Exp", "Sqrt"}
+"""Operators whose outputs are never negative."""
+KEEPING = {
+    *("Transpose", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity", "Slice", "Gather", "Expand"),
+    *("MaxPool", "AveragePool", "GlobalAveragePool"),
+}
+"""Operators whose outputs are negative only where their first input is."""
 
 
 def write_form(source: Path, out: Path) -> None:
@@ -69,6 +77,8 @@ class Symmetric:
         self._to_array = numpy_helper.to_array
         self._to_tensor = numpy_helper.from_array
         self._pairs: dict[tuple[str, str], tuple[str, str]] = {}
+        self._positive: set[str] = set()
+        """Tensors that the rewritten graph makes without a value below 0."""
 
     def rewrite(self) -> None:
         """All nodes; constants that nothing reads any more go."""
@@ -82,10 +92,9 @@ class Symmetric:
                 )
             if node.op_type == DQ and node.input[0] in self._constants:
                 nodes += self._constant(node)
-            elif node.op_type in (Q, DQ):
-                nodes.append(self._activation(node))
             else:
-                nodes.append(node)
+                nodes += self._activation(node) if node.op_type in (Q, DQ) else [node]
+                self._note_sign(node)
         used = {name for node in nodes for name in node.input}
         _replace(self._graph.node, nodes)
         _replace(self._graph.initializer, (tensor for name, tensor in self._constants.items() if name in used))
@@ -117,9 +126,21 @@ class Symmetric:
             each.attribute.append(helper.make_attribute("axis", axis))
         return made
 
-    def _activation(self, node: "NodeProto") -> "NodeProto":
-        """The same node on the symmetric grid of the same range."""
+    def _note_sign(self, node: "NodeProto") -> None:
+        if node.op_type in POSITIVE or (node.op_type in (*KEEPING, Q, DQ) and node.input[0] in self._positive):
+            self._positive.update(node.output)
+
+    def _activation(self, node: "NodeProto") -> list["NodeProto"]:
+        """The same node on the symmetric grid of the same range, behind a Relu where the old grid alone kept negative values away."""
+        from onnx import helper
+
         scales, zeros = self._grid(node)
+        made = [node]
+        if node.op_type == Q and np.all(zeros == GRIDS.get(str(zeros.dtype), (0, 0))[0]) and node.input[0] not in self._positive:
+            name = f"{node.input[0]}/relu"
+            made.insert(0, helper.make_node("Relu", [node.input[0]], [name], name=name))
+            self._positive.add(name)
+            node.input[0] = name
         key = (node.input[1], node.input[2] if len(node.input) > 2 else "")
         if key not in self._pairs:
             wide, name = _widened(scales, zeros), f"{node.input[1]}/symmetric"
@@ -128,7 +149,7 @@ class Symmetric:
             self._pairs[key] = (name, f"{name}/zero")
         del node.input[1:]
         node.input.extend(self._pairs[key])
-        return node
+        return made
 
     def _grid(self, node: "NodeProto") -> tuple[Any, Any]:
         """(scales, zero points) of a node; an absent zero point is 0, of uint8 as the standard says."""

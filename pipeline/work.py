@@ -6,13 +6,16 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from edgec.pipeline.core.codec import adapter, canonical
 from edgec.pipeline.core.protocols import Events
 from edgec.pipeline.core.records import Artifact, Checkpoint, Exported, Lineage, Record, Scalar
 from edgec.pipeline.core.settings import Config
 from edgec.pipeline.store import RunStore, stage_key
+
+if TYPE_CHECKING:
+    from edgec.pipeline.qdq import Form
 
 R = TypeVar("R", bound=Record)
 
@@ -32,6 +35,10 @@ class Work:
     """Of the ONNX files that are written: lower where the target's runtime reads no newer one."""
     symmetric: bool = False
     """The backend's int8 grids have their zero point in the middle (`Backend.symmetric`)."""
+    form: "Form | None" = None
+    """Of int8 in ONNX files, by the target's CPU (`capability.integer_form`); None where there is no target, or its runtime takes any."""
+    precision_reason: str = ""
+    """Why this precision, where the target decided (`loop.settle_precision`)."""
     cached: list[str] = field(default_factory=list)
     started_at: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 

@@ -31,13 +31,7 @@ class OnnxRuntime:
         MACs takes 0.73 of the time at multiples of 16, and all of it at multiples of 4. Integer kernels do with 4."""
         return 16 if machine == "x86_64" and precision is Precision.FP32 else 4
 
-    def support(self, facts: TargetFacts, precision: Precision) -> Support:
-        if precision is Precision.FP16:
-            return Support(
-                usable=False,
-                reason="onnxruntime's CPU kernels have no fp16 arithmetic: it would convert to fp32 and back around every layer",
-                hint="use int8 or fp32",
-            )
+    def support(self, facts: TargetFacts) -> Support:
         found = {runtime.name: runtime for runtime in facts.runtimes}.get(self.name)
         if found is not None and found.version is not None:
             return Support(usable=True)

@@ -18,9 +18,6 @@ from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import FileInfo, OnnxBackend, Support
 from edgec.pipeline.core.records import Artifact, Exported, Lineage, Precision, RecordId, TargetFacts
 
-NO_INT8 = ("Jetson Nano", "Jetson TX1", "Jetson TX2")
-"""Boards by their device tree's model, of compute capability 5.3 and 6.2 (TensorRT support matrix, "Hardware and Precision")."""
-
 
 class TensorRt:
     """See `protocols.OnnxBackend`."""
@@ -36,14 +33,7 @@ class TensorRt:
         "Matrix Multiplication Background User's Guide", Tensor Core requirements). GPUs without them (Nano, TX2) lose nothing by it."""
         return 16 if precision is Precision.INT8 else 8
 
-    def support(self, facts: TargetFacts, precision: Precision) -> Support:
-        board = next((name for name in NO_INT8 if name in facts.board), "")
-        if precision is Precision.INT8 and board:
-            return Support(
-                usable=False,
-                reason=f"the GPU of a {board} has no int8 arithmetic, and TensorRT none for it",
-                hint="use fp16: it is what this GPU is fast with",
-            )
+    def support(self, facts: TargetFacts) -> Support:
         found = {runtime.name: runtime for runtime in facts.runtimes}.get(self.name)
         if found is not None and found.version is not None:
             return Support(usable=True)

@@ -28,13 +28,7 @@ class Tflite:
         started tile costs what a full one does."""
         return 8
 
-    def support(self, facts: TargetFacts, precision: Precision) -> Support:
-        if precision is Precision.FP16:
-            return Support(
-                usable=False,
-                reason="LiteRT's CPU kernels compute in fp32 or int8; an fp16 file is smaller, not faster",
-                hint="use int8 or fp32",
-            )
+    def support(self, facts: TargetFacts) -> Support:
         found = {runtime.name: runtime for runtime in facts.runtimes}.get(self.name)
         if found is None or found.version is None:
             reason = found.reason if found is not None and found.reason else "no TFLite runtime is installed there"

@@ -38,6 +38,7 @@ def command(context: Context, *, name: str | None, output: Path | None, fresh: b
             "dense": json_from(dense),
             "search": None if result.search is None else json_from(result.search),
             "cached": list(work.cached),
+            "precision_reason": work.precision_reason,
             "page": str(page),
         }
         return Outcome(results=results, text=f"{table}\nreport  {page}")

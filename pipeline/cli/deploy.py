@@ -61,6 +61,7 @@ def _deployed(context: Context, work: "Work", target: "TargetSettings", page_nam
             **as_json.data(model.assemble(work.store, identity)),
             "deploy": identity,
             "cached": list(work.cached),
+            "precision_reason": work.precision_reason,
             "page": str(page),
         },
         text=f"{table}\nreport  {page}",

@@ -74,7 +74,7 @@ class Probe:
             return f'pip install "edgec[{self.settings.backend}]"'
         if capability.comes_as_wheel(self.settings.backend):
             return f"edgec targets prepare {self.settings.name}"
-        return str(registry.backend(self.settings.backend).support(self.facts, Precision.FP32).hint)
+        return str(registry.backend(self.settings.backend).support(self.facts).hint)
 
     @property
     def usable(self) -> bool:

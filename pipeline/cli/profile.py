@@ -29,8 +29,10 @@ def command(
 ) -> Outcome:
     """Measure any network file on a target.
 
-    Latency, memory, and energy where there is a sensor. No recipe and no training needed.
+    Latency, memory, and energy where there is a sensor. No recipe and no training needed. An ONNX file is run by the target's backend; on
+    TensorRT its engine is built there first.
     """
+    from contextlib import closing
     from dataclasses import replace
 
     from edgec.pipeline.config import LOCALHOST, target
@@ -52,6 +54,7 @@ def command(
         settings = replace(settings, threads=threads)
     job = prepare(
         file,
+        place,
         shapes={key: _dimensions(key, value) for key, value in map(_pair, shapes)},
         inputs={key: Path(value) for key, value in map(_pair, inputs)},
         seed=seed,
@@ -59,11 +62,9 @@ def command(
     )
     if dry_run:
         return _planned(context, job, place, settings)
-    measurement = profile(job, place, settings, seed=seed, events=context.events, command=context.command)
-    store = RunStore(context.folder)
-    store.put(job.artifact)
-    identity = store.put(measurement)
-    store.close()
+    with closing(RunStore(context.folder)) as store:
+        measurement = profile(job, place, settings, store, seed=seed, events=context.events, command=context.command)
+        identity = store.put(measurement)
     return Outcome(
         results={"measurement": identity, "record": json_from(measurement)},
         text=f"{measurement_text(measurement)}\nrecord  {identity[:12]}",
@@ -82,6 +83,7 @@ def _planned(context: Context, job: "Job", target: "TargetSettings", settings: "
         facts = session.facts()
     require_able(job, target, facts)
     artifact, rule = job.artifact, settings.rule
+    built = "; its engine is built there first" if job.builds else ""
     inputs = {key: {"shape": list(array.shape), "dtype": str(array.dtype)} for key, array in job.inputs.items()}
     meters = [each.name for each in facts.meters if each.usable]
     given = ", ".join(f"{name} {each['dtype']} {each['shape']}" for name, each in inputs.items())
@@ -89,7 +91,7 @@ def _planned(context: Context, job: "Job", target: "TargetSettings", settings: "
     lines = [
         f"file     {job.file}: {artifact.precision}, {size(artifact.size_bytes)}, sha256 {artifact.file[:12]}",
         f"inputs   {given}",
-        f"target   {target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores; {artifact.backend}, {settings.threads} threads",
+        f"target   {target.name}: {facts.board}, {facts.cpu}, {facts.cores} cores; {artifact.backend}, {settings.threads} threads{built}",
         f"measure  {rule.min_time_s:g} to {rule.max_time_s:g} s after {rule.warmup_s:g} s of warm-up; energy: {energy}",
         "nothing was sent or measured",
     ]

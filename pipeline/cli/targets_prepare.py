@@ -92,7 +92,7 @@ def wanted_for(settings: "TargetSettings", facts: "TargetFacts", backend: str, *
 
     capability.require(replace(settings, backend=backend), facts, Precision.FP32, capability.NetworkFacts())
     if not installed and not capability.comes_as_wheel(backend):
-        support = registry.backend(backend).support(facts, Precision.FP32)
+        support = registry.backend(backend).support(facts)
         raise ToolchainMissing(f"{settings.name} has no {backend}, and it does not come in wheels: {support.reason}", hint=support.hint)
     wheel = capability.wheel_of(table(), facts, backend)
     if wheel is None:

@@ -22,6 +22,9 @@ BITS = range(2, 9)
 BINS = 2048
 """Of an activation histogram: eight bins to a step of an 8-bit grid over the same range."""
 
+STRIDE = 4
+"""Of the first search over pairs of ends: within 1 % of the error of all pairs (ResNet-20, MobileNetV2), at a tenth of their number."""
+
 SMALLEST_SCALE = 1e-8
 """Below this a channel or tensor is taken as constantly zero."""
 
@@ -96,31 +99,43 @@ def affine(low: float, high: float, bits: int) -> tuple[float, int]:
     return scale, int(np.clip(np.rint(-low / scale), 0, levels))
 
 
-def activation_grid(counts: np.ndarray, low: float, high: float, bits: int, *, candidates: int = 48) -> tuple[float, int]:
+def activation_grid(
+    counts: np.ndarray, low: float, high: float, bits: int, *, candidates: int = 48, edges: tuple[float, float] | None = None
+) -> tuple[float, int]:
     """Scale and zero point with the least squared error over a histogram.
 
-    Both ends are searched from 0.3 to 1.0 of what was seen; an end at 0 stays there.
+    Both ends are searched from 0.3 to 1.0 of what was seen; an end at 0 stays there. Where neither is, every `STRIDE`th candidate of both
+    comes first, then all around the best pair.
 
     Args:
-        counts: (bins,), over equal bins from `low` to `high`. Zeros do not matter: every grid holds 0 exactly, so that their bin's error is
-            the same for all.
+        counts: (bins,), equal bins. Zeros do not matter: every grid holds 0 exactly, so that their bin's error is the same for all.
         low, high: least and largest value seen, with low <= 0 <= high.
+        edges: of the first and of the last bin; by default `low` and `high`.
     """
-    width = (high - low) / len(counts)
     full = affine(low, high, bits)
-    if width <= 0 or not counts.any():
+    filled = np.flatnonzero(counts)
+    if low == high or not len(filled):
         return full
-    centres = low + width * (np.arange(len(counts)) + 0.5)
+    first, last = edges or (low, high)
+    centres, counts = first + (last - first) / len(counts) * (filled + 0.5), counts[filled]
     fractions = np.linspace(1.0, 0.3, candidates)
     lows, highs = (low * fractions if low < 0 else np.zeros(1)), (high * fractions if high > 0 else np.zeros(1))
     levels = limits(bits, signed=False)[1]
-    best, least = full, np.inf
-    for bottom in lows:
-        scales = np.maximum((highs - bottom) / levels, SMALLEST_SCALE).astype(np.float32).astype(np.float64)[:, None]
-        zeros = np.clip(np.rint(-bottom / scales), 0, levels)
-        values = (np.clip(np.rint(centres / scales) + zeros, 0, levels) - zeros) * scales
-        errors = np.square(values - centres) @ counts
-        index = int(errors.argmin())
-        if errors[index] < least:
-            best, least = (float(scales[index, 0]), int(zeros[index, 0])), float(errors[index])
+    best, least, place = full, np.inf, (0, 0)
+
+    def search(bottoms: range, tops: range) -> None:
+        nonlocal best, least, place
+        for i in bottoms:
+            scales = np.maximum((highs[tops] - lows[i]) / levels, SMALLEST_SCALE).astype(np.float32).astype(np.float64)[:, None]
+            zeros = np.clip(np.rint(-lows[i] / scales), 0, levels)
+            values = (np.clip(np.rint(centres / scales) + zeros, 0, levels) - zeros) * scales
+            errors = np.square(values - centres) @ counts
+            index = int(errors.argmin())
+            if errors[index] < least:
+                best, least, place = (float(scales[index, 0]), int(zeros[index, 0])), float(errors[index]), (i, tops[index])
+
+    stride = STRIDE if len(lows) > 1 and len(highs) > 1 else 1
+    search(range(0, len(lows), stride), range(0, len(highs), stride))
+    if stride > 1:
+        search(*(range(max(0, at - stride + 1), min(len(ends), at + stride)) for at, ends in zip(place, (lows, highs), strict=True)))
     return best

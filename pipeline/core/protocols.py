@@ -20,7 +20,8 @@ from edgec.pipeline.core.records import (
 
 
 class Support:
-    """Whether a backend can serve a target at a precision: yes, or no with the reason and what works instead."""
+    """Whether a backend can serve a target: yes, or no with the reason and what helps. Which precisions it has there, the capability table
+    says."""
 
     __slots__ = ("hint", "reason", "usable")
 
@@ -66,8 +67,8 @@ class Backend(Protocol):
     symmetric: ClassVar[bool]
     """int8 activations have their zero point in the middle of the grid: the runtime has no other grids."""
 
-    def support(self, facts: TargetFacts, precision: Precision) -> Support:
-        """Asked before anything is trained."""
+    def support(self, facts: TargetFacts) -> Support:
+        """Whether its runtime is there, and here what it is lowered with. Asked before anything is trained."""
         ...
 
     def channel_multiple(self, machine: str, precision: Precision, /) -> int:

@@ -587,6 +587,8 @@ class Deploy:
     cached: tuple[str, ...]
     """Stages answered from the store."""
     started_at: str
+    precision_reason: str = ""
+    """What was measured, where the target decided between int8 and fp32."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -611,6 +613,8 @@ class Compress:
     """Stages answered from the store."""
     started_at: str
     command: str
+    precision_reason: str = ""
+    """What was measured, where the target decided between int8 and fp32."""
 
 
 Record = (

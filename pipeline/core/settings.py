@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Literal
 
 from edgec.pipeline.core.records import Precision, Preprocess, Scalar, StoppingRule
 
@@ -122,7 +123,8 @@ class QuantiseSettings:
     """[quantise] 8 bit: static ranges first; label-free training (SQAKD) only where those miss the tolerance."""
 
     enabled: bool = True
-    precision: Precision = Precision.INT8
+    precision: Precision | Literal["auto"] = Precision.INT8
+    """auto: int8 where the dense network is measured faster in it than in fp32, on the target, before anything is trained; else fp32."""
     tolerance_points: float = 0.5
     """Accuracy drop on validation, in percentage points, up to which the static ranges are taken."""
     samples: int = 512

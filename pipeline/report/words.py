@@ -89,6 +89,8 @@ def compression_remarks(report: Compression) -> list[str]:
     said = [f"The search ended: {stopped(report.search)}."] if report.search else ["Nothing was pruned: [prune] enabled is false."]
     if report.files[0] is None:
         said.append("The nearest network does not meet the objective: it was neither quantised nor lowered, and nothing was shipped.")
+    if report.run.precision_reason:
+        said.append(f"Precision: {report.run.precision_reason}.")
     if report.run.cached:
         said.append(f"Answered from the store: {', '.join(report.run.cached)}.")
     return said
@@ -130,6 +132,8 @@ def remarks(report: Report) -> list[str]:
                 by_text.setdefault(each, []).append(network.label)
         said += [f"{'all networks' if len(who) == len(report.networks) else ', '.join(who)}: {word}{text}" for text, who in by_text.items()]
     said += unknowns(report)
+    if report.deploy.precision_reason:
+        said.append(f"Precision: {report.deploy.precision_reason}.")
     if report.deploy.cached:
         said.append(f"Answered from the store: {', '.join(report.deploy.cached)}.")
     return said

@@ -104,14 +104,13 @@ def test_says_what_it_is_and_has_a_device_half_of_the_same_name(name: str) -> No
 
 
 @backends
-@pytest.mark.parametrize("precision", Precision)
-def test_support_answers_for_any_target_and_says_why_not(name: str, precision: Precision) -> None:
+def test_support_answers_for_any_target_and_says_why_not(name: str) -> None:
     backend = registry.backend(name)
     for runtimes in ((), (RuntimeFacts(name=name, version=None, reason="needs glibc 2.28"),), (RuntimeFacts(name=name, version="0"),)):
         for machine in ("aarch64", "x86_64", "armv7l", ""):
-            answer = backend.support(facts(*runtimes, machine=machine), precision)
+            answer = backend.support(facts(*runtimes, machine=machine))
             assert answer.usable or (answer.reason and answer.hint)
-    assert not backend.support(facts(), precision).usable, "a target without the runtime"
+    assert not backend.support(facts()).usable, "a target without the runtime"
 
 
 @backends
@@ -126,10 +125,10 @@ def test_asking_for_support_imports_nothing_heavy(name: str) -> None:
     script = f"""
 import sys
 from edgec.pipeline.core import registry
-from edgec.pipeline.core.records import Precision, TargetFacts
+from edgec.pipeline.core.records import TargetFacts
 backend = registry.backend({name!r})
 unknown = dict(board="", machine="", system="", kernel="", cpu="", python="")
-backend.support(TargetFacts(**unknown, cores=1, memory_bytes=None, disk_free_bytes=None), Precision.FP32)
+backend.support(TargetFacts(**unknown, cores=1, memory_bytes=None, disk_free_bytes=None))
 heavy = {{"torch", "onnx", "onnxruntime", "numpy", "ai_edge_litert", "litert_torch", "tensorrt", "tensorrt_rtx"}} & set(sys.modules)
 assert not heavy, heavy
 """

@@ -37,6 +37,21 @@ def test_deploy_twice_takes_all_but_the_measurement_from_the_store(project: Proj
     assert "<svg" in page
 
 
+def test_the_target_decides_whether_int8_pays(project: Project) -> None:
+    """Which way it goes is this machine's to say: what is deployed is what was measured, and the reason is told."""
+    project.configure(recipe(prune=False).replace("[quantise]", '[quantise]\nprecision = "auto"'))
+    planned = project.run("plan", "--target", "localhost")
+    assert "int8 if the dense network is measured faster in it than in fp32 on localhost" in planned.stdout
+    answer = project.run("deploy", "--target", "localhost", "--json")
+    assert answer.code in (0, 4), answer.stderr
+    results = answer.document["results"]
+    reason = results["precision_reason"]
+    high = float(re.search(r"int8 takes [\d.]+ of fp32's time on localhost \([\d.]+ to ([\d.]+)\)", reason)[1])
+    deployed = results["networks"][-1]["measurement"]["precision"]
+    assert deployed == ("int8" if high < 1 else "fp32"), reason
+    assert reason in " ".join(project.run("report").stdout.split())
+
+
 def test_rollback_makes_the_previous_release_active(project: Project, tmp_path: Path) -> None:
     current = tmp_path / "home" / ".edgec" / "apps" / "shirts" / "current"
     project.configure(recipe(prune=False))

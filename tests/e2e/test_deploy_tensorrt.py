@@ -5,8 +5,10 @@ import json
 import os
 from pathlib import Path
 
+import onnx
 import pytest
 from conftest import Project, recipe
+from tiny_networks import linear_network
 
 BOARD = '[[target]]\nname = "nano"\ntransport = "local"\npython = "auto"\nbackend = "tensorrt"\n'
 PACKAGE = """
@@ -47,6 +49,29 @@ def test_engines_are_built_on_the_board_and_deployed(precision: str, project: Pr
     assert json.loads((current / "model.engine").read_bytes())["version"] == "8.2.1"
     again = project.run("deploy", "--target", "nano", "--json", environment=environment)
     assert again.document["results"]["deployment"]["sent_bytes"] == 0, "the engine came from the store and was on the board already"
+
+
+def test_a_foreign_onnx_file_is_measured_by_its_engine(project: Project, tmp_path: Path, root: Path) -> None:
+    project.configure(recipe(prune=False, targets=BOARD).replace("max_time_s = 1.0", "max_time_s = 3.0"))
+    environment = board(tmp_path, root, ())
+    model = onnx.load(linear_network(project.folder / "net.onnx"))
+    new = project.run("profile", "net.onnx", "--target", "nano", "--json", environment=environment)
+    assert "tensorrt 8.2.1 there reads up to 13" in new.document["error"]["what"]
+    model.opset_import[0].version = 13
+    onnx.save(model, project.folder / "net.onnx")
+    dry = project.run("profile", "net.onnx", "--target", "nano", "--dry-run", environment=environment)
+    assert "tensorrt, 1 threads; its engine is built there first" in dry.stdout, dry.stderr
+    answers = [project.run("profile", "net.onnx", "--target", "nano", "--json", environment=environment) for _ in range(2)]
+    for answer in answers:
+        assert answer.code == 0, answer.stderr
+        record = answer.document["results"]["record"]
+        assert (record["runtime"], record["runtime_version"], record["precision"]) == ("tensorrt", "8.2.1 (tensorrt)", "fp32")
+        assert record["latency"]["p50_s"]["value"] > 0
+    assert "build engine on nano" in answers[0].stderr
+    assert "build engine on nano" not in answers[1].stderr, "it came from the store"
+    without = project.run("profile", "net.onnx", "--target", "nano", "--json")
+    assert without.code != 0, "never another runtime than the target's"
+    assert "tensorrt" in without.document["error"]["what"].lower()
 
 
 def test_a_gpu_without_int8_is_refused_with_the_nearest_precision(project: Project, tmp_path: Path, root: Path) -> None:

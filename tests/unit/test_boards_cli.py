@@ -23,6 +23,7 @@ from edgec.pipeline.core.errors import ConfigError, LoweringError, TargetError
 from edgec.pipeline.core.records import Conditions, MeterFacts, Precision, RuntimeFacts, TargetFacts
 from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
 from edgec.pipeline.events import Silent
+from edgec.pipeline.store import RunStore
 from edgec.targets.expected import mismatch, require_board, require_known
 
 NANO = replace(
@@ -156,7 +157,7 @@ def test_targets_offline_connects_to_nothing(project: Path, monkeypatch: pytest.
 def test_plan_says_opset_and_expectation_for_a_nano(project: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main.main(["plan", "--target", "jetson-nano"]) == 0
     out = capfd.readouterr().out
-    assert "onnxruntime 1.10.0, int8, ONNX opset 15" in out
+    assert "onnxruntime 1.10.0, int8 as s8s8 (Arm), ONNX opset 15" in out
     assert "written at opset 15, the highest that onnxruntime there reads" in out
 
 
@@ -205,10 +206,13 @@ def test_a_foreign_file_too_new_for_the_target_is_refused_before_it_is_sent(tmp_
     shape = [onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 3]) for name in "xy"]
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "g", shape[:1], shape[1:])
     onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8), tmp_path / "new.onnx")
-    job = profile.prepare(tmp_path / "new.onnx", shapes={}, inputs={}, seed=0, events=Silent())
+    nano, store = TargetSettings(name="nano"), RunStore(tmp_path / "runs")
+    job = profile.prepare(tmp_path / "new.onnx", nano, shapes={}, inputs={}, seed=0, events=Silent())
     with pytest.raises(LoweringError, match=r"opset 17, and onnxruntime 1\.10\.0 there reads up to 15") as caught:
-        profile.profile(job, TargetSettings(name="nano"), MeasureSettings(), seed=0, events=Silent(), command="")
+        profile.profile(job, nano, MeasureSettings(), store, seed=0, events=Silent(), command="")
     assert caught.value.hint == "export it at opset 15 or lower"
+    with pytest.raises(ConfigError, match=r"backend tflite, which runs no \.onnx files; onnxruntime and tensorrt do"):
+        profile.artifact_of(tmp_path / "new.onnx", replace(nano, backend="tflite"))
 
 
 def test_the_order_of_probes_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,7 +51,7 @@ BAD = {
     "number for a text": ("[train]\ndevice = 1", "deploy.toml:8: [train] device must be a text in quotes, is 1"),
     "text for a list": ('[objective]\nsubject_to = "x"', "deploy.toml:8: [objective] subject_to must be a list, is 'x'"),
     "closed list": ('[train]\ndevice = "tpu"', "deploy.toml:8: [train] device must be one of auto, cpu, cuda, is 'tpu'"),
-    "enum": ('[quantise]\nprecision = "int4"', "deploy.toml:8: [quantise] precision must be one of fp32, fp16, int8, is 'int4'"),
+    "enum": ('[quantise]\nprecision = "int4"', "deploy.toml:8: [quantise] precision must be one of auto, fp32, fp16, int8, is 'int4'"),
     "list item": (
         '[gate]\nprovenance = ["measured", "guessed"]',
         "deploy.toml:8: [gate] provenance must list only values one of measured, emulated, replayed, simulated, is 'guessed'",

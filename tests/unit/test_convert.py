@@ -13,7 +13,7 @@ from pruning_zoo import Recurrent
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgec.pipeline import convert
+from edgec.pipeline import convert, parity
 from edgec.pipeline.convert import Request
 from edgec.pipeline.core.errors import ConfigError, EdgecError, LoweringError, ModelError, ParityFailed
 from edgec.pipeline.core.records import Precision, TensorSpec
@@ -112,6 +112,22 @@ def test_an_onnx_file_is_lowered_with_a_verdict(precision: Precision, foreign: P
     assert (verdict.passed, artifact.precision) == (True, precision)
     assert ("method" in artifact.lineage.parameters) is (precision is Precision.INT8)
     assert (tmp_path / "out.onnx").stat().st_size < foreign.stat().st_size * 1.05
+
+
+@pytest.mark.parametrize(
+    ("precision", "tolerance"), [(Precision.FP16, parity.FP16), (Precision.INT8, parity.INT8), (Precision.INT4, parity.INT8)]
+)
+def test_a_file_is_held_to_what_its_own_precision_allows(precision: Precision, tolerance: object, foreign: Path, tmp_path: Path) -> None:
+    """Asked for nothing else, the file keeps its precision: against itself the tolerance is that of runtimes, not that of its making."""
+    if precision is Precision.INT4:
+        torch.manual_seed(0)
+        linear = nn.Sequential(nn.Flatten(), nn.Linear(144, 64)).eval()
+        export_float(linear, INPUTS, tmp_path / "low.onnx", precision=precision, dynamic_batch=True)
+    else:
+        convert.foreign(foreign, request(precision), tmp_path / "low.onnx")
+    again = replace(request(precision), precision=Precision.INT8 if precision is Precision.INT8 else Precision.FP32)
+    artifact, verdict = convert.foreign(tmp_path / "low.onnx", again, tmp_path / "out.onnx")
+    assert (artifact.precision, verdict.comparisons[0].tolerance) == (precision, tolerance)
 
 
 def test_an_onnx_file_is_stamped_for_an_older_parser(foreign: Path, tmp_path: Path) -> None:

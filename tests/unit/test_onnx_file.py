@@ -9,7 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgec.pipeline.backends.onnxruntime import BACKEND
 from edgec.pipeline.core.errors import ConfigError, ModelError
-from edgec.pipeline.core.records import TensorSpec
+from edgec.pipeline.core.records import Precision, TensorSpec
 from edgec.pipeline.onnx_file import inspect, make_inputs
 
 
@@ -204,3 +204,16 @@ def test_missing_shape_names_the_option_and_all_faults_come_together(tmp_path: P
         make_inputs(info, shapes={"image": (1, 3), "mask": (1,), "tokens": (1, 0)}, files={}, seed=0)
     assert len(caught.value.problems) == 3
     assert "the inputs are image, tokens" in caught.value.problems[0]
+
+
+def test_a_file_is_int8_also_where_its_quantised_operators_are_inside_others(tmp_path: Path) -> None:
+    """silero-vad has its networks in the branches of an If."""
+    model = onnx.load(foreign(tmp_path / "f.onnx"))
+    kept = inspect(tmp_path / "f.onnx").precision
+    constants = [numpy_helper.from_array(np.array(v), n) for n, v in (("inner/q", np.int8(3)), ("inner/s", np.float32(0.5)))]
+    node = helper.make_node("DequantizeLinear", ["inner/q", "inner/s"], ["inner/y"])
+    branch = helper.make_graph([node], "b", [], [helper.make_tensor_value_info("inner/y", TensorProto.FLOAT, [])], constants)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "always"))
+    model.graph.node.append(helper.make_node("If", ["always"], ["unused"], then_branch=branch, else_branch=branch))
+    onnx.save(model, tmp_path / "f.onnx")
+    assert (kept, inspect(tmp_path / "f.onnx").precision) == (Precision.FP32, Precision.INT8)

@@ -31,20 +31,15 @@ def facts(*runtimes: RuntimeFacts) -> TargetFacts:
 READY = RuntimeFacts(name="onnxruntime", version="1.20.0")
 
 
-@pytest.mark.parametrize("precision", [Precision.FP32, Precision.INT8])
-def test_support_is_yes_where_the_runtime_is(precision: Precision) -> None:
-    assert BACKEND.support(facts(READY), precision).usable
+def test_support_is_yes_where_the_runtime_is() -> None:
+    assert BACKEND.support(facts(READY)).usable
 
 
 def test_support_says_why_not() -> None:
-    half = BACKEND.support(facts(READY), Precision.FP16)
-    assert not half.usable
-    assert "fp16" in half.reason
-    assert "int8" in half.hint
-    absent = BACKEND.support(facts(RuntimeFacts(name="litert", version="2.3")), Precision.INT8)
+    absent = BACKEND.support(facts(RuntimeFacts(name="litert", version="2.3")))
     assert (absent.usable, absent.reason) == (False, "onnxruntime is not installed there")
     assert "edgec targets prepare" in absent.hint
-    broken = BACKEND.support(facts(RuntimeFacts(name="onnxruntime", version=None, reason="needs glibc 2.28")), Precision.INT8)
+    broken = BACKEND.support(facts(RuntimeFacts(name="onnxruntime", version=None, reason="needs glibc 2.28")))
     assert broken.reason == "needs glibc 2.28"
 
 

@@ -51,7 +51,7 @@ def test_every_output_has_numbers_of_its_own() -> None:
 
 def test_ranges_found_after_training_are_held_to_the_root_mean_square() -> None:
     tolerance = tolerance_for(Precision.INT8, learned=False)
-    assert tolerance == tolerance_for(Precision.INT4)
+    assert tolerance == tolerance_for(Precision.INT4, learned=False)
     size = float(np.sqrt(np.square(A, dtype=np.float64).mean()))
     for error, passed in ((0.24, True), (0.26, False)):
         assert compare({"y": A[None]}, {"y": A[None] + error * size}, names=NAMES, tolerance=tolerance).passed is passed

@@ -5,7 +5,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from pruning_zoo import Recurrent
 from torch import nn
 
@@ -15,6 +15,7 @@ from edgec.pipeline.core.records import TensorSpec
 from edgec.pipeline.onnx_export import export_float
 from edgec.pipeline.ptq import Method
 from edgec.pipeline.qdq import Form
+from edgec.pipeline.tensorrt_export import write_form
 
 INPUTS = (TensorSpec(name="input", shape=(None, 1, 12, 12)),)
 
@@ -66,8 +67,25 @@ def test_recurrent_networks_get_dynamic_ranges_too(tmp_path: Path) -> None:
     scores = ptq.quantised(source, ptq.feeds_from(onnx_file.inspect(source), {"input": samples}), tmp_path / "q.onnx", form=Form.U8S8)
     assert Method.DYNAMIC in scores
     assert next(iter(scores.values())).error < 0.05
-    static = ptq.feeds_from(onnx_file.inspect(source), {"input": samples})
-    assert Method.DYNAMIC not in ptq.quantised(source, static, tmp_path / "t.onnx", form=Form.U8S8, dynamic=False)
+
+
+def test_grids_for_tensorrt_are_symmetric_and_arrive_unchanged(tmp_path: Path) -> None:
+    """TensorRT has zero point 0 alone: ranges found for other grids would lose steps on the way, and a ReLU its clip."""
+    torch.manual_seed(0)
+    spec = (TensorSpec(name="input", shape=(None, 1, 8, 8)),)
+    source = export_float(Recurrent(nn.LSTM).eval(), spec, tmp_path / "f.onnx", dynamic_batch=True).path
+    samples = np.random.default_rng(0).standard_normal((64, 1, 8, 8)).astype(np.float32)
+    feeds = ptq.feeds_from(onnx_file.inspect(source), {"input": samples})
+    scores = ptq.quantised(source, feeds, tmp_path / "t.onnx", form=Form.U8S8, symmetric=True)
+    assert Method.DYNAMIC not in scores
+    model = onnx.load(tmp_path / "t.onnx")
+    zeros = [i for i in model.graph.initializer if i.name.endswith("zero_point")]
+    assert zeros
+    assert not any(numpy_helper.to_array(i).any() for i in zeros)
+    write_form(tmp_path / "t.onnx", tmp_path / "form.onnx")
+    a, b = ptq.run_all(tmp_path / "t.onnx", feeds), ptq.run_all(tmp_path / "form.onnx", feeds)
+    for name, array in a.items():
+        assert np.abs(array - b[name]).max() <= 1e-5 * np.abs(array).max()
 
 
 def test_a_network_without_an_integer_form_is_refused_with_its_operators(tmp_path: Path) -> None:

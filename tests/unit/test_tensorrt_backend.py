@@ -185,6 +185,29 @@ def test_form_of_a_float_network_is_the_network(tmp_path: Path) -> None:
     assert onnx.load(out) == onnx.load(source)
 
 
+def test_a_relu_that_was_left_to_its_quantiser_is_back(tmp_path: Path) -> None:
+    """onnxruntime's quantiser drops a Relu whose grid begins at 0; on the symmetric grid nothing else keeps negative values away."""
+    model = onnx.load(affine(tmp_path / "with.onnx"))
+    relu = next(node for node in model.graph.node if node.op_type == "Relu")
+    following = next(node for node in model.graph.node if relu.output[0] in node.input)
+    following.input[0] = relu.input[0]
+    model.graph.node.remove(relu)
+    onnx.save(model, tmp_path / "without.onnx")
+    forms = []
+    for name in ("with", "without"):
+        write_form(tmp_path / f"{name}.onnx", tmp_path / f"{name}.form")
+        forms.append([node.op_type for node in onnx.load(tmp_path / f"{name}.form").graph.node])
+    assert forms[0] == forms[1], "one Relu in both: none is added where there is one"
+    a, b = (BACKEND.infer(tmp_path / f"{name}.form", images())["y"] for name in ("with", "without"))
+    assert np.array_equal(a, b)
+
+
+def test_half_of_a_half_is_the_half(tmp_path: Path) -> None:
+    write_half(network(tmp_path / "a.onnx"), tmp_path / "half.onnx")
+    write_half(tmp_path / "half.onnx", tmp_path / "again.onnx")
+    assert onnx.load(tmp_path / "again.onnx") == onnx.load(tmp_path / "half.onnx")
+
+
 def test_half_keeps_inputs_and_outputs_in_float32(tmp_path: Path) -> None:
     source, out = network(tmp_path / "a.onnx"), tmp_path / "half.onnx"
     write_half(source, out)
@@ -217,13 +240,8 @@ def test_a_scale_of_zero_is_refused(tmp_path: Path) -> None:
 
 def test_support_says_why_not() -> None:
     ready = facts(RuntimeFacts(name="tensorrt", version="8.2.1.8 (tensorrt)"))
-    assert BACKEND.support(ready, Precision.FP16).usable
-    nano = replace(ready, board="NVIDIA Jetson Nano Developer Kit")
-    assert BACKEND.support(nano, Precision.FP16).usable
-    refused = BACKEND.support(nano, Precision.INT8)
-    assert (refused.usable, "fp16" in refused.hint) == (False, True)
-    assert BACKEND.support(replace(ready, board="NVIDIA Jetson Orin Nano Developer Kit"), Precision.INT8).usable
-    assert "python3-libnvinfer" in BACKEND.support(facts(), Precision.FP32).hint
+    assert BACKEND.support(ready).usable
+    assert "python3-libnvinfer" in BACKEND.support(facts()).hint
 
 
 def test_lower_writes_the_form_and_its_record(tmp_path: Path) -> None:

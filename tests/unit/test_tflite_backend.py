@@ -24,12 +24,11 @@ READY = RuntimeFacts(name="tflite", version="2.3.0 (ai_edge_litert)")
 
 
 def test_support_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert "fp16" in BACKEND.support(facts(READY), Precision.FP16).reason
-    absent = BACKEND.support(facts(), Precision.INT8)
+    absent = BACKEND.support(facts())
     assert (absent.usable, absent.reason) == (False, "no TFLite runtime is installed there")
     assert "edgec targets prepare" in absent.hint
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert BACKEND.support(facts(READY), Precision.INT8).hint == 'here: pip install "edgec[tflite]"'
+    assert BACKEND.support(facts(READY)).hint == 'here: pip install "edgec[tflite]"'
 
 
 def outputs_of(network: torch.nn.Module, x: torch.Tensor) -> dict[str, np.ndarray]:

@@ -1,0 +1,1 @@
+"""Parts of the conversion benchmark (`benchmarks/conversions.py`)."""
