@@ -24,8 +24,9 @@ END_S = 2.0
 """Time for a command to end by itself once its input is closed."""
 ATTEMPTS, PAUSE_S = 4, 0.5
 """How often a connection is tried that the server breaks off, and the longest pause after the first attempt; it doubles."""
-BLOCK = 32768
-"""The largest write that every SFTP server takes (draft-ietf-secsh-filexfer-02, section 3)."""
+BLOCK = 32256
+"""Of an upload's writes. Every SFTP server takes 32 768 bytes (draft-ietf-secsh-filexfer-02, section 3); with the headers of SFTP and SSH
+that would be two packets where OpenSSH's largest, 32 KiB, holds one of a little less."""
 
 log = logging.getLogger(__name__)
 
