@@ -153,7 +153,7 @@ class FirstContact(Surface):
     name, allowed = "contact", (EdgecError,)
 
     def case(self, dice: random.Random) -> tuple[object, Callable[[], object]]:
-        states = ["no-python", "here", "absent", "read-only", "foreign", "no-folder", "x"]
+        states = ["no-python", "no-agent", "absent", "read-only", "foreign", "no-folder", "x"]
         fields = [str(odd(dice)) if dice.random() < 0.5 else each for each in ("/usr/bin/python3", "309", "/f", "/ 9 9 9 9% /", "-")]
         line = bent("\t".join(["EDGEC-PLACE", dice.choice(states), *fields]).encode(errors="replace"), dice).decode(errors="replace")
         return line, lambda: read(line, "board", "~/.edgec", "python3", 80_000)

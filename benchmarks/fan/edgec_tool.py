@@ -13,7 +13,7 @@ from edgec.targets.ssh import SshTransport
 
 def main(job: str, hosts: int, at_once: int, config: Path, file: Path) -> int:
     """The number of hosts that failed."""
-    targets = [TargetSettings(name=f"h{index}", ssh_config=config, python=sys.executable) for index in range(hosts)]
+    targets = [TargetSettings(name=f"h{index}", ssh_config=config, python=sys._base_executable) for index in range(hosts)]
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
 
     def command(target: TargetSettings) -> bool:
