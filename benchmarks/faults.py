@@ -215,7 +215,7 @@ def campaign(
     """Do these runs on several hosts at once; each is kept in the log when it ends."""
     hosts = hosts or LEVELS[level].hosts
     with ThreadPoolExecutor(max_workers=hosts) as pool:
-        shares = [numbers[index::hosts] for index in range(hosts)]
+        shares = [share for index in range(hosts) if (share := numbers[index::hosts])]
         return [each for part in pool.map(lambda share: on_one_host(share, seed, log, level), shares) for each in part]
 
 
