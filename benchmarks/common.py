@@ -6,6 +6,8 @@ import os
 import platform
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -66,6 +68,35 @@ def publish(
     for columns in dict.fromkeys(tuple(row) for row in rows):
         print(table([row for row in rows if tuple(row) == columns]), end="\n\n")
     print(f"benchmarks/results/{name}.json written")
+
+
+class Finished:
+    """Parts of a benchmark, each kept as a line of JSON as soon as it ends: an interrupted one goes on where it stopped. Parts may end in
+    several threads.
+    """
+
+    def __init__(self, name: str, key: str, total: int) -> None:
+        self._file = ROOT / ".edgec" / "bench" / name / f"{key}.jsonl"
+        self._lock = threading.Lock()
+        self._start, self._total = time.monotonic(), total
+        self.parts = [json.loads(line) for line in _lines(str(self._file))]
+        self._before = self._done = len(self.parts)
+
+    def add(self, part: Mapping[str, Any]) -> None:
+        """Keep a part, and say how far it is and how long the rest takes at this pace."""
+        with self._lock:
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            before = self._file.read_bytes() if self._file.exists() else b""
+            draft = self._file.with_suffix(".tmp")
+            draft.write_bytes(before + json.dumps(part).encode() + b"\n")
+            draft.replace(self._file)  # in one step: a line that is half there would end the next start
+            self._done += 1
+            left_s = (time.monotonic() - self._start) / (self._done - self._before) * max(0, self._total - self._done)
+            print(f"{self._done} of {self._total} done, {left_s / 60:.0f} min left", file=sys.stderr, flush=True)
+
+    def forget(self) -> None:
+        """All is published: the next start is a new benchmark."""
+        self._file.unlink(missing_ok=True)
 
 
 def table(rows: Sequence[Row]) -> str:

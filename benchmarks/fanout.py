@@ -11,28 +11,34 @@ same SSH configuration and keep the same number of hosts at work at once. The to
     tool            edgec · asyncssh (the floor) · pyinfra · openssh (ssh and scp under xargs -P)
     wall_s, cpu_s   of the tool with its own children, not of the servers; median of the repetitions
     memory_mb       most resident memory of the tool and its children at one time, read every 50 ms
+    failures        hosts on which the job failed; all of them when the tool did not end within its deadline
 
-    python benchmarks/fanout.py [--form short|long] [--hosts N …] [--peers PYTHON]
+    python benchmarks/fanout.py [--form short|long] [--hosts N …] [--repeat N] [--peers PYTHON]
+
+Each tool's turn is kept in .edgec/bench/fanout when it ends: an interrupted benchmark goes on there when it is started again at the same
+commit. A host takes 10 MB of disk.
 """
 
 import argparse
 import getpass
 import os
 import random
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 
-import psutil
-from common import ROOT, machine, publish
+from common import ROOT, Finished, commit, machine, publish
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -45,6 +51,9 @@ HOSTS = {"short": (20,), "long": (100, 500)}
 REPEAT = {"short": 1, "long": 3}
 AT_ONCE = 64
 SIZE = 10_000_000
+DEADLINE_S = 60.0
+"""Of a run, and 3 s more for each host: the slowest tool takes a third of that on two cores."""
+STARTED_AT_ONCE = 8
 
 OPENSSH = {
     "command": 'ssh -F "$1" -o BatchMode=yes "$0" true',
@@ -77,28 +86,44 @@ class Farm:
             server.home.mkdir()
 
 
+def started(folder: Path, key: Path) -> SshServer:
+    """One server; once more when another one was given its port in between."""
+    for attempt in range(3):
+        server = SshServer(folder, "MaxStartups 100")
+        (folder / "authorized_keys").write_text(key.read_text())
+        try:
+            server.start()
+        except AssertionError:
+            if attempt == 2:
+                raise
+            shutil.rmtree(folder)
+        else:
+            break
+    return server
+
+
 @contextmanager
 def farm(count: int) -> Iterator[Farm]:
     """So many servers; one client key opens all."""
+    if (free := shutil.disk_usage(tempfile.gettempdir()).free) < count * 2 * SIZE:
+        raise SystemExit(f"{count} hosts take {count * 2 * SIZE} bytes of disk, and {free} are free in {tempfile.gettempdir()}")
     with tempfile.TemporaryDirectory(prefix="edgec-fan-") as place:
         folder = Path(place)
         make_key(folder / "client")
         (folder / "file").write_bytes(random.Random(1).randbytes(SIZE))
-        servers: list[SshServer] = []
+        servers: dict[int, SshServer] = {}
         lines = [f"IdentityFile {folder / 'client'}", f"UserKnownHostsFile {folder / 'known'}", "IdentitiesOnly yes"]
         lines += ["StrictHostKeyChecking yes", f"User {getpass.getuser()}", "ConnectTimeout 30"]
         try:
+            with ThreadPoolExecutor(max_workers=STARTED_AT_ONCE) as pool:
+                list(pool.map(lambda index: servers.update({index: started(folder / str(index), folder / "client.pub")}), range(count)))
             for index in range(count):
-                server = SshServer(folder / str(index), "MaxStartups 100")
-                (server.folder / "authorized_keys").write_text((folder / "client.pub").read_text())
-                server.start()
-                servers.append(server)
-                lines += [f"Host h{index}", "  HostName 127.0.0.1", f"  Port {server.port}"]
-            (folder / "known").write_text("".join(server.known_line() for server in servers))
+                lines += [f"Host h{index}", "  HostName 127.0.0.1", f"  Port {servers[index].port}"]
+            (folder / "known").write_text("".join(server.known_line() for server in servers.values()))
             (folder / "config").write_text("\n".join(lines) + "\n")
-            yield Farm(folder, folder / "config", folder / "file", servers)
+            yield Farm(folder, folder / "config", folder / "file", [servers[index] for index in range(count)])
         finally:
-            for server in servers:
+            for server in servers.values():
                 server.stop()
 
 
@@ -116,12 +141,19 @@ def run(tool: str, job: str, farm: Farm, peers: Path) -> Taken:
     """One job with one tool on all hosts."""
     command, environment, given = line_of(tool, job, farm, peers)
     before, start = os.times(), time.monotonic()
-    with subprocess.Popen(
-        command, env={**os.environ, **environment}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, env={**os.environ, **environment}, text=True, start_new_session=True, **pipes) as process:
         peak = Peak(process.pid)
-        out, err = process.communicate(given, timeout=1800)
-        memory_mb = peak.stop()
+        try:
+            out, err = process.communicate(given, timeout=DEADLINE_S + 3 * len(farm.servers))
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            err += "\nit did not end within its deadline"
+            for server in farm.servers:
+                server.cut()
+        finally:
+            memory_mb = peak.stop()
     wall_s, after = time.monotonic() - start, os.times()
     cpu_s = after.children_user - before.children_user + after.children_system - before.children_system
     return Taken(wall_s, cpu_s, memory_mb, failures_in(tool, process.returncode, out, err, len(farm.servers)))
@@ -171,16 +203,7 @@ class Peak:
 
     def _read(self) -> None:
         while not self._over.wait(0.05):
-            total = 0
-            try:
-                for each in [psutil.Process(self._pid), *psutil.Process(self._pid).children(recursive=True)]:
-                    try:
-                        total += each.memory_info().rss
-                    except psutil.NoSuchProcess:
-                        continue
-            except psutil.NoSuchProcess:
-                return
-            self._most = max(self._most, total)
+            self._most = max(self._most, sum(resident(pid) for pid in family(self._pid)))
 
     def stop(self) -> float:
         """The most, in MB."""
@@ -189,11 +212,43 @@ class Peak:
         return self._most / 1e6
 
 
+def family(pid: int) -> Iterator[int]:
+    """A process and all below it. The kernel lists each one's children: the thousands of other processes need not be looked at."""
+    yield pid
+    for task in Path(f"/proc/{pid}/task").glob("*/children"):
+        try:
+            children = task.read_text().split()
+        except OSError:  # it has just ended
+            continue
+        for child in children:
+            yield from family(int(child))
+
+
+def resident(pid: int) -> int:
+    """Bytes; 0 for a process that has just ended."""
+    try:
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+    except (OSError, IndexError):
+        return 0
+
+
 def arrived(farm: Farm, tool: str) -> int:
     """On how many hosts the file does not lie as it should after a deploy, looked at past all tools."""
     where = ".edgec/apps/app/current/model.onnx" if tool == "edgec" else "model.onnx"
     wanted = farm.file.read_bytes()
     return sum(not (each.home / where).is_file() or (each.home / where).read_bytes() != wanted for each in farm.servers)
+
+
+def turn_of(tool: str, farm: Farm, peers: Path) -> dict[str, dict[str, float]]:
+    """All jobs with one tool, on empty hosts: what each took."""
+    farm.clean()
+    took = {}
+    for job in JOBS:
+        one = run(tool, job, farm, peers)
+        missing = 0 if job == "command" else arrived(farm, tool)
+        took[job] = asdict(replace(one, failures=max(one.failures, missing)))
+        print(f"{len(farm.servers)} hosts  {tool:<9} {job:<12} {one.wall_s:7.2f} s  {took[job]['failures']} failures", flush=True)
+    return took
 
 
 def main() -> None:
@@ -207,19 +262,20 @@ def main() -> None:
     )
     parser.add_argument("--dry", action="store_true", help="publish nothing")
     asked = parser.parse_args()
+    resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
     about, dice, rows = machine(), random.Random(5), []
-    for hosts in asked.hosts or HOSTS[asked.form]:
-        taken: dict[tuple[str, str], list[Taken]] = {}
-        with farm(hosts) as built:
-            for _ in range(asked.repeat or REPEAT[asked.form]):
-                for tool in dice.sample(TOOLS, len(TOOLS)):
-                    built.clean()
-                    for job in JOBS:
-                        one = run(tool, job, built, asked.peers)
-                        missing = 0 if job == "command" else arrived(built, tool)
-                        one = Taken(one.wall_s, one.cpu_s, one.memory_mb, max(one.failures, missing))
-                        taken.setdefault((tool, job), []).append(one)
-                        print(f"{hosts} hosts  {tool:<9} {job:<12} {one.wall_s:7.2f} s  {one.failures} failures", flush=True)
+    numbers, repeat = asked.hosts or HOSTS[asked.form], asked.repeat or REPEAT[asked.form]
+    log = Finished("fanout", f"{commit()[:12]}{'-changed' * commit().endswith('+')}", len(numbers) * repeat * len(TOOLS))
+    done = {(turn["hosts"], turn["tool"], turn["round"]): turn["jobs"] for turn in log.parts}
+    for hosts in numbers:
+        turns = [(hosts, tool, number) for number in range(repeat) for tool in dice.sample(TOOLS, len(TOOLS))]
+        left = [turn for turn in turns if turn not in done]
+        if left:
+            with farm(hosts) as built:
+                for turn in left:
+                    done[turn] = turn_of(turn[1], built, asked.peers)
+                    log.add({"hosts": hosts, "tool": turn[1], "round": turn[2], "jobs": done[turn]})
+        taken = {(tool, job): [Taken(**done[hosts, tool, n][job]) for n in range(repeat)] for tool in TOOLS for job in JOBS}
         for job in JOBS:
             floor = median(each.wall_s for each in taken["asyncssh", job])
             for tool in TOOLS:
@@ -241,6 +297,7 @@ def main() -> None:
     if asked.dry:
         return
     publish("fanout", rows, seeds=[5], about=about)
+    log.forget()
 
 
 if __name__ == "__main__":

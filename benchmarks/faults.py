@@ -14,8 +14,9 @@ had happened (a jump of the clock) counts like any other.
 
     python benchmarks/faults.py [--level loopback|emulated] [--form short|long] [--seed N] [--runs N] [--hosts N]
 
-What strikes, and when, follows from the seed and the run's number. An interrupted campaign goes on where it stopped when it is started
-with the same seed. A level's rows replace that level's in the result; the other levels' stay.
+What strikes, and when, follows from the seed and the run's number. Each run is kept in .edgec/bench/faults when it ends: a campaign goes
+on where it stopped when it is started again with the same level and seed, and `--runs` is its beginning. A level's rows replace that
+level's in the result and name their commit; the other levels' stay.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, ROOT, machine, publish
+from common import RESULTS, ROOT, Finished, commit, machine, publish
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tests" / "boards"))
@@ -208,15 +209,17 @@ class Campaign:
                 return
 
 
-def campaign(numbers: Sequence[int], seed: int, log: Path | None = None, hosts: int | None = None, level: str = "loopback") -> list[Result]:
-    """Do these runs on several hosts at once; each is appended to the log as a line of JSON when it ends."""
+def campaign(
+    numbers: Sequence[int], seed: int, log: Finished | None = None, hosts: int | None = None, level: str = "loopback"
+) -> list[Result]:
+    """Do these runs on several hosts at once; each is kept in the log when it ends."""
     hosts = hosts or LEVELS[level].hosts
     with ThreadPoolExecutor(max_workers=hosts) as pool:
-        shares = [numbers[index::hosts] for index in range(hosts)]
+        shares = [share for index in range(hosts) if (share := numbers[index::hosts])]
         return [each for part in pool.map(lambda share: on_one_host(share, seed, log, level), shares) for each in part]
 
 
-def on_one_host(numbers: Sequence[int], seed: int, log: Path | None, level: str) -> list[Result]:
+def on_one_host(numbers: Sequence[int], seed: int, log: Finished | None, level: str) -> list[Result]:
     """Runs one after the other."""
     results: list[Result] = []
     with tempfile.TemporaryDirectory(prefix="edgec-faults-") as place:
@@ -230,8 +233,7 @@ def on_one_host(numbers: Sequence[int], seed: int, log: Path | None, level: str)
                 if is_broken(results[-1]) or results[-1].stuck:
                     print(f"run {number}: {results[-1]}", flush=True)
                 if log is not None:
-                    with log.open("a") as file:
-                        file.write(json.dumps(vars(results[-1])) + "\n")
+                    log.add(vars(results[-1]))
         finally:
             host.close()
     return results
@@ -274,9 +276,8 @@ def main() -> None:
     parser.add_argument("--runs", type=int, help="instead of the form's number; nothing is published")
     asked = parser.parse_args()
     about, total = machine(), asked.runs or LEVELS[asked.level].runs[asked.form]
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    log = RESULTS / f".faults-{asked.level}-{asked.seed}.jsonl"
-    done = {each.number: each for each in (Result(**json.loads(line)) for line in log.read_text().splitlines())} if log.exists() else {}
+    log = Finished("faults", f"{asked.level}-{asked.seed}", total)
+    done = {each.number: each for each in (Result(**part) for part in log.parts)}
     left = [number for number in range(total) if number not in done]
     print(f"seed {asked.seed}: {total} runs, {len(left)} to do", flush=True)
     done |= {each.number: each for each in campaign(left, asked.seed, log, asked.hosts, asked.level)}
@@ -286,8 +287,8 @@ def main() -> None:
         return
     before = RESULTS / "faults.json"
     others = [each for each in json.loads(before.read_text())["rows"] if each["level"] != asked.level] if before.exists() else []
-    publish("faults", [*others, *table], seeds=[asked.seed], about=about)
-    log.unlink()
+    publish("faults", [*others, *({**row, "commit": commit()} for row in table)], seeds=[asked.seed], about=about)
+    log.forget()
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ from a seed that is printed; the first that ends otherwise is shown and the exit
 
     python benchmarks/fuzz.py [--form short|long] [--seed N]
 
-The long form ends after ten minutes or a million cases, whichever is later.
+The long form ends after ten minutes or a million cases, whichever is later. A surface that is done is kept in .edgec/bench/fuzz: an
+interrupted run goes on with the next one when it is started with the same form and seed.
 """
 
 import argparse
@@ -23,11 +24,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from common import ROOT, machine, publish
+from common import ROOT, Finished, machine, publish
 
 sys.path.insert(0, str(ROOT / "tests"))
 sys.path.insert(0, str(ROOT / "tests" / "unit"))
@@ -153,7 +153,7 @@ class FirstContact(Surface):
     name, allowed = "contact", (EdgecError,)
 
     def case(self, dice: random.Random) -> tuple[object, Callable[[], object]]:
-        states = ["no-python", "here", "absent", "read-only", "foreign", "no-folder", "x"]
+        states = ["no-python", "no-agent", "absent", "read-only", "foreign", "no-folder", "x"]
         fields = [str(odd(dice)) if dice.random() < 0.5 else each for each in ("/usr/bin/python3", "309", "/f", "/ 9 9 9 9% /", "-")]
         line = bent("\t".join(["EDGEC-PLACE", dice.choice(states), *fields]).encode(errors="replace"), dice).decode(errors="replace")
         return line, lambda: read(line, "board", "~/.edgec", "python3", 80_000)
@@ -261,12 +261,16 @@ def main() -> None:
     asked = parser.parse_args()
     print(f"seed {asked.seed}", flush=True)
     about = machine()
-    with tempfile.TemporaryDirectory() as place, suppress(KeyboardInterrupt):
-        rows = [
-            campaign(surface, int(share * CASES[asked.form]), share * SECONDS[asked.form], asked.seed)
-            for surface, share in surfaces(Path(place))
-        ]
-        publish("fuzz", rows, seeds=[asked.seed], about=about)
+    with tempfile.TemporaryDirectory() as place:
+        given = list(surfaces(Path(place)))
+        log = Finished("fuzz", f"{asked.form}-{asked.seed}", len(given))
+        rows = {row["surface"]: row for row in log.parts}
+        for surface, share in given:
+            if surface.name not in rows:
+                rows[surface.name] = campaign(surface, int(share * CASES[asked.form]), share * SECONDS[asked.form], asked.seed)
+                log.add(rows[surface.name])
+    publish("fuzz", [rows[surface.name] for surface, _ in given], seeds=[asked.seed], about=about)
+    log.forget()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A runtime that a target lacks, brought there: found, pinned, sent or fetched, unpacked, tried. See agent/environment.py for the device's
+"""A runtime that a target lacks, brought there: found, pinned, sent or fetched, unpacked, tried. See agent/preparing.py for the device's
 half.
 """
 

@@ -24,6 +24,7 @@ from edgec.targets import answers
 from edgec.targets.agent.environment import IMPORT_S
 from edgec.targets.agent.trust import Signature
 from edgec.targets.agent.wire import encode
+from edgec.targets.libraries import remedy
 from edgec.targets.owner import is_gone, me
 from edgec.targets.packing import packed
 from edgec.targets.replies import (
@@ -534,6 +535,8 @@ class AgentSession:
         if "problems" in context:  # the command line prints this one line by line
             problems = context["problems"]
             context["problems"] = [str(each) for each in problems] if isinstance(problems, list) else [str(problems)]
+        if kind is errors.ToolchainMissing:
+            hint = remedy(said["what"], self.target) or hint
         return kind(f"{self.target}: {said['what']}", hint=hint, context={**context, "target": self.target, "op": op})
 
     def _inside(self, said: Mapping[str, Any]) -> str:

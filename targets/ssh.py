@@ -24,8 +24,12 @@ END_S = 2.0
 """Time for a command to end by itself once its input is closed."""
 ATTEMPTS, PAUSE_S = 4, 0.5
 """How often a connection is tried that the server breaks off, and the longest pause after the first attempt; it doubles."""
-BLOCK = 32768
-"""The largest write that every SFTP server takes (draft-ietf-secsh-filexfer-02, section 3)."""
+BLOCK = 32256
+"""Of an upload's writes. Every SFTP server takes 32 768 bytes (draft-ietf-secsh-filexfer-02, section 3); with the headers of SFTP and SSH
+that would be two packets where OpenSSH's largest, 32 KiB, holds one of a little less."""
+IN_FLIGHT = 32
+"""Writes without an answer, 1 MB: 10 MB/s over a link of 100 ms. With no bound OpenSSH's server spends as much on moving its queue about as
+on the bytes (10 MB over loopback: 0.1 s instead of 0.05 s of its processor)."""
 
 log = logging.getLogger(__name__)
 
@@ -92,10 +96,10 @@ class SshTransport:
         size = source.stat().st_size
         with self._working(f"uploading {source.name}"), source.open("rb") as reader:
             with self._files().open(target, "r+b" if offset else "wb") as writer:
-                writer.set_pipelined(True)  # without it every block waits for the link's round trip
                 writer.seek(offset)
                 reader.seek(offset)
-                while data := reader.read(BLOCK):
+                for number, data in enumerate(iter(lambda: reader.read(BLOCK), b""), 1):
+                    writer.set_pipelined(number % IN_FLIGHT != 0)  # a write that is not pipelined waits for all before it
                     writer.write(data)
                     if progress is not None:
                         progress(reader.tell(), size)

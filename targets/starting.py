@@ -5,12 +5,13 @@ import secrets
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from edgec.pipeline.core import errors
 from edgec.pipeline.core.protocols import Channel, Events, Transport
-from edgec.pipeline.core.records import Digest
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.targets import answers, bootstrap
 from edgec.targets.agent import bundle
@@ -32,59 +33,88 @@ def transport_to(settings: TargetSettings) -> Transport:
 
 
 def start_agent(transport: Transport, settings: TargetSettings, events: Events | None) -> tuple[Channel, str]:
-    """A running agent of exactly our bytes, and the folder's path on the target."""
+    """A running agent of exactly our bytes, and the folder's path on the target. One command where the agent is there already."""
     name, data = bundle.build()
     python = settings.python
     if python == "auto":
         python = sys.executable if settings.transport is TransportKind.LOCAL else "python3"
-    timeout_s = settings.request_timeout_s
-    place = bootstrap.look(transport, folder=settings.folder, python=python, agent=name, agent_bytes=len(data), timeout_s=timeout_s)
-    path = f"{place.folder}/agents/{name}"
-    limits = [] if settings.memory_limit_bytes is None else ["--memory", str(settings.memory_limit_bytes)]
-    expected = hashlib.sha256(data).hexdigest()
-    if place.has_agent:
-        try:
-            return _hello(transport, place, path, expected, limits, timeout_s)
-        except (errors.AgentDied, errors.DigestMismatch):
-            if events is not None:
-                events.note(f"the agent's file on {settings.name} is damaged and is sent again")
-    _send_agent(transport, data, path, timeout_s)
-    return _hello(transport, place, path, expected, limits, timeout_s)
-
-
-def _send_agent(transport: Transport, data: bytes, path: str, timeout_s: float) -> None:
-    temporary = f"{path}.{secrets.token_hex(4)}.tmp"
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "agent.pyz"
-        file.write_bytes(data)
-        transport.put(file, temporary)
-    status, _, said = transport.run(["mv", "-f", temporary, path], timeout_s=timeout_s)
-    if status != 0:
-        raise errors.CommandFailed(f"the agent cannot be put in place on {transport.name}: {said.strip()}", context={"path": path})
-
-
-def _hello(
-    transport: Transport, place: bootstrap.Place, path: str, expected: Digest, limits: Sequence[str], timeout_s: float
-) -> tuple[Channel, str]:
-    """Start the agent and hear its first line, past anything that a login shell prints."""
-    channel = transport.channel([place.python, path, "--folder", place.folder, *limits])
+    start = Start(transport, settings, python, name, data)
     try:
-        deadline, noise = time.monotonic() + timeout_s, 0
+        found = start.attempt()
+    except (errors.AgentDied, errors.DigestMismatch):
+        found = start.look()
+        if events is not None:
+            events.note(f"the agent's file on {settings.name} is damaged and is sent again")
+    if isinstance(found, str):
+        found = start.attempt(start.send(found))
+        if isinstance(found, str):
+            raise errors.CommandFailed(f"the agent's file is gone from {settings.name} again", context={"folder": found})
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What starting an agent takes: `name` and `data` are the agent's file."""
+
+    transport: Transport
+    settings: TargetSettings
+    python: str
+    name: str
+    data: bytes
+
+    def look(self) -> str:
+        """See `bootstrap.look`."""
+        settings = self.settings
+        return bootstrap.look(
+            self.transport, folder=settings.folder, python=self.python, agent_bytes=len(self.data), timeout_s=settings.request_timeout_s
+        )
+
+    def send(self, folder: str) -> str:
+        """Upload the agent's file to a temporary name, which is returned."""
+        temporary = f"{folder}/agents/{self.name}.{secrets.token_hex(4)}.tmp"
+        with tempfile.TemporaryDirectory() as here:
+            file = Path(here) / "agent.pyz"
+            file.write_bytes(self.data)
+            self.transport.put(file, temporary)
+        return temporary
+
+    def attempt(self, temporary: str = "") -> tuple[Channel, str] | str:
+        """Start the agent, of an upload or of what is there, and hear its first line, past anything that a login shell prints; the folder
+        without an agent when there is none.
+        """
+        settings, transport = self.settings, self.transport
+        limits = [] if settings.memory_limit_bytes is None else ["--memory", str(settings.memory_limit_bytes)]
+        channel = transport.channel(
+            bootstrap.command(folder=settings.folder, python=self.python, agent=self.name, temporary=temporary, arguments=limits)
+        )
+        try:
+            line = self._first(channel)
+            if MARKER in line:
+                return channel, self._checked(answers.message(line.partition(MARKER)[2], transport.name))
+            said = line.decode(errors="replace")
+            folder = bootstrap.read(said[said.index(bootstrap.MARK) :], transport.name, settings.folder, self.python, len(self.data))
+        except errors.EdgecError:
+            channel.close()
+            raise
+        channel.close()
+        return folder
+
+    def _first(self, channel: Channel) -> bytes:
+        deadline, noise, place = time.monotonic() + self.settings.request_timeout_s, 0, bootstrap.MARK.encode() + b"\t"
         line = channel.receive(deadline=deadline)
-        while MARKER not in line:
+        while MARKER not in line and place not in line:
             noise += len(line)
             if noise > NOISE_BYTES:
-                raise errors.ProtocolViolation(f"{transport.name} prints without end before the agent speaks")
+                raise errors.ProtocolViolation(f"{self.transport.name} prints without end before the agent speaks")
             line = channel.receive(deadline=deadline)
-        hello = answers.message(line.partition(MARKER)[2], transport.name)
-        if hello.get("agent") != expected:
-            raise errors.DigestMismatch(
-                f"the agent on {transport.name} is not the one that was sent", context={"found": hello.get("agent")}
-            )
+        return line
+
+    def _checked(self, hello: Mapping[str, Any]) -> str:
+        """The folder of an agent that is ours."""
+        name = self.transport.name
+        if hello.get("agent") != hashlib.sha256(self.data).hexdigest():
+            raise errors.DigestMismatch(f"the agent on {name} is not the one that was sent", context={"found": hello.get("agent")})
         if hello.get("protocol") != PROTOCOL:
-            raise errors.ProtocolViolation(f"the agent on {transport.name} speaks protocol {hello.get('protocol')}, not {PROTOCOL}")
-        folder: str = answers.field(str, hello, "folder", transport.name)
-    except errors.EdgecError:
-        channel.close()
-        raise
-    return channel, folder
+            raise errors.ProtocolViolation(f"the agent on {name} speaks protocol {hello.get('protocol')}, not {PROTOCOL}")
+        folder: str = answers.field(str, hello, "folder", name)
+        return folder

@@ -1,4 +1,6 @@
-"""edgec's own part of benchmarks/fanout.py: one job on all hosts of an SSH configuration, in threads."""
+"""edgec's own part of benchmarks/fanout.py: one job on all hosts of an SSH configuration, in threads. The agents get a Python that has no
+packages, as on a board.
+"""
 
 import hashlib
 import sys
@@ -13,7 +15,8 @@ from edgec.targets.ssh import SshTransport
 
 def main(job: str, hosts: int, at_once: int, config: Path, file: Path) -> int:
     """The number of hosts that failed."""
-    targets = [TargetSettings(name=f"h{index}", ssh_config=config, python=sys.executable) for index in range(hosts)]
+    bare = str(Path(sys.base_prefix, "bin", "python3"))
+    targets = [TargetSettings(name=f"h{index}", ssh_config=config, python=bare) for index in range(hosts)]
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
 
     def command(target: TargetSettings) -> bool:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from edgec.pipeline import capability
@@ -14,8 +15,9 @@ from edgec.pipeline.core.codec import json_from
 from edgec.pipeline.core.errors import EdgecError
 from edgec.pipeline.core.records import Conditions, Precision, TargetFacts
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
-from edgec.pipeline.core.units import size
+from edgec.pipeline.core.units import elapsed, size
 from edgec.targets.expected import mismatch, require_known
+from edgec.targets.replies import Holder
 
 AT_ONCE = 16
 
@@ -28,6 +30,10 @@ class Probe:
     facts: TargetFacts | None = None
     conditions: Conditions | None = None
     findings: tuple[Finding, ...] = ()
+    holder: Holder | None = None
+    """Who is in charge there; None: nobody, or not known."""
+    asked_s: float = 0.0
+    """When the holder was asked for, on this machine's wall clock."""
     error: EdgecError | None = None
 
     @property
@@ -81,6 +87,23 @@ class Probe:
         """It answers and has the runtime it is configured for."""
         return self.error is None and not self.missing and not self.wrong_board
 
+    @property
+    def lock(self) -> dict[str, Any]:
+        """The holder for --json; `since` is a time of this machine, since a board's own clock may stand anywhere. Empty when nobody is."""
+        if self.holder is None:
+            return {}
+        age_s = self.holder.age_s
+        since = None if age_s is None else datetime.fromtimestamp(self.asked_s - age_s).astimezone().isoformat(timespec="seconds")
+        return {"lock": {"owner": self.holder.owner, "age_s": age_s, "since": since, "silent_s": self.holder.silent_s}}
+
+    @property
+    def in_use(self) -> str:
+        """The holder for a person; empty when there is none."""
+        if not self.lock:
+            return ""
+        age_s, since = self.lock["lock"]["age_s"], self.lock["lock"]["since"]
+        return f"{self.lock['lock']['owner'] or 'somebody'}" + ("" if age_s is None else f" for {elapsed(age_s)}, since {since}")
+
     def as_json(self) -> dict[str, Any]:
         """For --json."""
         return {
@@ -95,6 +118,7 @@ class Probe:
             "facts": self.facts and json_from(self.facts),
             "conditions": self.conditions and json_from(self.conditions),
             "error": self.error and error_as_json(self.error),
+            **self.lock,
         }
 
     def lines(self) -> list[str]:
@@ -123,6 +147,8 @@ class Probe:
                 lines.append(f"  meter     {meter.name}: {state}")
         if self.conditions is not None:
             lines.append(f"  now       {_now(self.conditions)}")
+        if self.in_use:
+            lines.append(f"  in use    {self.in_use}")
         if self.wrong_board:
             lines.append(f"  wrong     {self.wrong_board}")
         if self.missing:
@@ -169,8 +195,8 @@ def _probe(settings: TargetSettings) -> Probe:
         with open_session(settings) as session:
             facts = session.facts()
             conditions, host_ns = session.conditions(), time.time_ns()
-            found = findings(settings, facts, conditions, host_ns=host_ns)
-            return Probe(settings=settings, facts=facts, conditions=conditions, findings=found)
+            found, asked_s, holder = findings(settings, facts, conditions, host_ns=host_ns), time.time(), session.holder()
+            return Probe(settings=settings, facts=facts, conditions=conditions, findings=found, holder=holder, asked_s=asked_s)
     except EdgecError as error:  # one target's result; the command's exit code tells of it
         return Probe(settings=settings, error=error)
 

@@ -23,8 +23,8 @@ NONE = "no [[target]] is configured; localhost needs none"
 def command(context: Context, *, offline: bool) -> Outcome:
     """List the configured targets.
 
-    Board, system, runtimes and sensors as each answers; one that is off does not hide the others. Exit code 3 if one cannot be used.
-    edgec doctor TARGET says more of one.
+    Board, system, runtimes and sensors as each answers, and who is using it; one that is off does not hide the others. Exit code 3 if one
+    cannot be used. edgec doctor TARGET says more of one.
     """
     targets = context.config().targets
     if offline:
@@ -34,6 +34,8 @@ def command(context: Context, *, offline: bool) -> Outcome:
     with context.events.stage("targets", f"connecting to {len(targets)}"):
         probes = probe(targets)
     lines = table([("target", "board", "system", "runtimes", "sensors", "state"), *map(row, probes)]) if probes else [NONE]
+    used = [f"{each.settings.name}: in use by {each.in_use}" for each in probes if each.in_use]
+    lines += ["", *used] if used else []
     for each in probes:
         if not each.usable:
             what = each.error.what if each.error else each.wrong_board or each.missing

@@ -8,9 +8,12 @@ import os
 import sys
 from typing import List
 
+from edgec.targets.agent import importer
+
 
 def main(arguments: List[str]) -> int:
     """Run; the exit status of the process."""
+    importer.install()
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     if arguments[:1] == ["--runner"] and len(arguments) <= 2:

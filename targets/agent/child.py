@@ -2,53 +2,22 @@
 
 import collections
 import os
+import platform
 import select
 import signal
 import subprocess
 import sys
 import threading
 import time
-from typing import Any, Callable, Deque, Dict, List, Optional, Set
+from typing import Any, Callable, Deque, Dict, List, Optional
 
+from edgec.targets.agent import environment
+from edgec.targets.agent.children import Children
 from edgec.targets.agent.limits import oom_kills
 from edgec.targets.agent.wire import Failure, Lines, decode, encode
 
 LAST_LINES = 20
 """Lines of the network's stderr that are told when it dies."""
-
-
-class Children:
-    """All live network processes of this agent, so that the end of the host ends them too. `memory_bytes` bounds each of them, `variables`
-    are added to their environment.
-    """
-
-    def __init__(self, memory_bytes: Optional[int] = None, variables: Optional[Dict[str, str]] = None) -> None:
-        self.memory_bytes = memory_bytes
-        self.variables = dict(variables or {})
-        self._lock = threading.Lock()
-        self._live: Set[Child] = set()
-        self.ended = threading.Event()
-
-    def add(self, child: "Child") -> None:
-        """Remember a child; it is killed at once when the agent is ending already."""
-        with self._lock:
-            self._live.add(child)
-            if self.ended.is_set():
-                child.kill()
-
-    def forget(self, child: "Child") -> None:
-        """The child has ended."""
-        with self._lock:
-            self._live.discard(child)
-
-    def end(self) -> None:
-        """Kill all, now and from now on."""
-        with self._lock:
-            self.ended.set()
-            for child in self._live:
-                child.kill()
-
-
 QUIET = {"ORT_DISABLE_TELEMETRY": "1"}
 """Read by runtimes when they are loaded. ONNX Runtime would keep a device id and a database below ~/.cache."""
 
@@ -61,19 +30,20 @@ class Child:
         self._patience_s = patience_s
         limit = [] if children.memory_bytes is None else [str(children.memory_bytes)]
         self._oom_kills = oom_kills()
+        needed = environment.variables(platform.machine(), sys.version_info[:2])
         self._process = subprocess.Popen(
             [sys.executable, os.path.abspath(sys.argv[0]), "--runner", *limit],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=dict(os.environ, **QUIET, **children.variables),
+            env={**os.environ, **QUIET, **needed, environment.VARIABLE: children.environments},
         )
         self._lines = Lines()
         self._waiting: List[Optional[bytes]] = []
         self._last: Deque[str] = collections.deque(maxlen=LAST_LINES)
         self._drain = threading.Thread(target=self._listen, daemon=True)
         self._drain.start()
-        children.add(self)
+        children.add(self.kill)
 
     def __enter__(self) -> "Child":
         return self
@@ -161,4 +131,4 @@ class Child:
                     stream.close()
                 except BrokenPipeError:  # closing flushes what a dead process never read
                     pass
-        self._children.forget(self)
+        self._children.forget(self.kill)

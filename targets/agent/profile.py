@@ -16,7 +16,8 @@ import threading
 import time
 from typing import Any, Callable, Dict, List, Tuple
 
-from edgec.targets.agent.child import Child, Children
+from edgec.targets.agent.child import Child
+from edgec.targets.agent.children import Children
 from edgec.targets.agent.clock import monotonic_ns
 from edgec.targets.agent.conditions import observe
 from edgec.targets.agent.folder import checked_digest

@@ -1,24 +1,23 @@
 """Answers the host's requests, one at a time. The end of its input, or two minutes without a word from the host, ends it.
 
 A malformed, oversized or unknown request is answered with an error; so is a fault of our own, with its trace on stderr.
+
+What every deploy needs is imported here, so that the digest in the hello speaks for it; what measures and describes is imported by the
+operation that needs it: Python compiles what it imports of a zip file anew at each start.
 """
 
 import errno
 import os
-import platform
 import queue
 import sys
 import threading
 import time
-import traceback
 from typing import Any, BinaryIO, Callable, Dict, Optional
 
-from edgec.targets.agent import conditions, environment, facts, trial
-from edgec.targets.agent.child import Child, Children
+from edgec.targets.agent.children import Children
 from edgec.targets.agent.folder import Folder, checked_digest, checked_name, digest_of
 from edgec.targets.agent.lock import SILENCE_S
 from edgec.targets.agent.objects import Objects
-from edgec.targets.agent.profile import Job, profile
 from edgec.targets.agent.releases import Releases, prune_objects
 from edgec.targets.agent.trust import Signature, Trust, fingerprint, key_from
 from edgec.targets.agent.wire import MARKER, PROTOCOL, Failure, Fields, Lines, decode, encode
@@ -36,8 +35,7 @@ class Server:
     def __init__(self, folder: Folder, requests: BinaryIO, replies: BinaryIO, memory_bytes: Optional[int] = None) -> None:
         self.folder = folder
         self.objects = Objects(folder)
-        more = environment.variables(platform.machine(), sys.version_info[:2])
-        self.children = Children(memory_bytes, dict(more, **{environment.VARIABLE: folder.at("env")}))
+        self.children = Children(memory_bytes, folder.at("env"))
         self._requests = requests
         self._replies = replies
         self._queue: queue.Queue[Optional[Dict[str, Any]]] = queue.Queue()
@@ -48,7 +46,7 @@ class Server:
         own = os.path.abspath(sys.argv[0])
         hello = {
             "protocol": PROTOCOL,
-            "python": platform.python_version(),
+            "python": sys.version.split()[0],
             "pid": os.getpid(),
             "folder": self.folder.path,
             "agent": digest_of(own) if os.path.isfile(own) else "",
@@ -108,6 +106,8 @@ class Server:
         except OSError as error:
             self._send({"id": number, "error": failure_from(error, self.folder).reply()})
         except Exception as error:  # noqa: BLE001  a fault of our own is told to the host, which raises it
+            import traceback
+
             traceback.print_exc()
             what = "the agent failed: %s: %s" % (type(error).__name__, ascii(str(error))[:500])
             self._send({"id": number, "error": Failure("AgentError", what).reply()})
@@ -147,22 +147,30 @@ def failure_from(error: OSError, folder: Folder) -> Failure:
 
 def op_facts(server: Server, _fields: Fields, _event: Event) -> Answer:
     """What the device is."""
+    from edgec.targets.agent import facts
+
     return facts.gather(server.folder.path)
 
 
 def op_environment(server: Server, fields: Fields, _event: Event) -> Answer:
     """This interpreter, and the private environment of a runtime."""
-    return environment.describe(server.folder, fields)
+    from edgec.targets.agent import preparing
+
+    return preparing.describe(server.folder, fields)
 
 
 def op_prepare(server: Server, fields: Fields, event: Event) -> Answer:
     """Make a private environment of wheels."""
+    from edgec.targets.agent import preparing
+
     server.folder.need_lock()
-    return environment.prepare(server.objects, fields, event)
+    return preparing.prepare(server.objects, fields, event)
 
 
 def op_conditions(_server: Server, _fields: Fields, _event: Event) -> Answer:
     """In which state the device is now."""
+    from edgec.targets.agent import conditions
+
     return conditions.observe()
 
 
@@ -235,6 +243,8 @@ def op_verify(server: Server, fields: Fields, _event: Event) -> Answer:
 
 def op_activate(server: Server, fields: Fields, event: Event) -> Answer:
     """Switch to a release and see whether it is healthy; if not, switch back."""
+    from edgec.targets.agent import trial
+
     server.folder.need_lock()
     releases, name = Releases(server.folder, fields.text("app")), fields.text("release")
     before = releases.standing()
@@ -273,12 +283,17 @@ def op_prune(server: Server, fields: Fields, _event: Event) -> Answer:
 
 def op_profile(server: Server, fields: Fields, event: Event) -> Answer:
     """Measure networks turn by turn."""
+    from edgec.targets.agent.profile import profile
+
     server.folder.need_lock()
     return profile(fields, server.objects, server.children, event)
 
 
 def op_evaluate(server: Server, fields: Fields, event: Event) -> Answer:
     """Top-1 predictions of one network over a set of inputs."""
+    from edgec.targets.agent.child import Child
+    from edgec.targets.agent.profile import Job
+
     server.folder.need_lock()
     job = Job(Fields(fields.object("job")), server.objects)
     with Child(server.children, fields.number("patience_s", 60.0, low=0.1)) as child:
@@ -288,6 +303,9 @@ def op_evaluate(server: Server, fields: Fields, event: Event) -> Answer:
 
 def op_infer(server: Server, fields: Fields, event: Event) -> Answer:
     """Outputs of one network, as a file to be fetched and then forgotten."""
+    from edgec.targets.agent.child import Child
+    from edgec.targets.agent.profile import Job
+
     server.folder.need_lock()
     job = Job(Fields(fields.object("job")), server.objects)
     name = "%d-%d.npz" % (os.getpid(), fields.whole("id"))
@@ -300,12 +318,16 @@ def op_infer(server: Server, fields: Fields, event: Event) -> Answer:
 
 def op_fingerprint(server: Server, fields: Fields, _event: Event) -> Answer:
     """What an engine built here would be tied to."""
+    from edgec.targets.agent.child import Child
+
     with Child(server.children, fields.number("patience_s", 60.0, low=0.1)) as child:
         return child.call("fingerprint", {})
 
 
 def op_build(server: Server, fields: Fields, _event: Event) -> Answer:
     """An engine from a network that is here; it becomes an object. A crash of the builder is an answer."""
+    from edgec.targets.agent.child import Child
+
     server.folder.need_lock()
     job, timeout_s = fields.object("job"), fields.number("timeout_s", 1800.0, low=1.0, high=86400.0)
     target = server.folder.at("outgoing", "%d-%d.engine" % (os.getpid(), fields.whole("id")))
@@ -329,6 +351,8 @@ def op_forget(server: Server, fields: Fields, _event: Event) -> Answer:
 
 def op_golden(server: Server, fields: Fields, event: Event) -> Answer:
     """Run a release's network on its golden inputs and hold the outputs against the references."""
+    from edgec.targets.agent import trial
+
     server.folder.need_lock()
     path = Releases(server.folder, fields.text("app")).path(fields.text("release"))
     return trial.golden(path, fields, server.children, event)

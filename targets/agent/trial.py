@@ -3,13 +3,10 @@ the target's own health command. The operations of the server put the old releas
 """
 
 import os
-import signal
-import subprocess
-import tempfile
 import time
 from typing import Any, Callable, Dict, List
 
-from edgec.targets.agent.child import Child, Children
+from edgec.targets.agent.children import Children
 from edgec.targets.agent.folder import checked_name
 from edgec.targets.agent.wire import Failure, Fields
 
@@ -20,6 +17,8 @@ LAST_BYTES = 2000
 
 def golden(path: str, fields: Fields, children: Children, event: Event) -> Dict[str, Any]:
     """Run the network of the release at `path` on its golden inputs and hold the outputs against the references."""
+    from edgec.targets.agent.child import Child
+
     file, inputs = (os.path.join(path, checked_name(fields.text(key), "file")) for key in ("file", "golden"))
     for each in (file, inputs):
         if not os.path.isfile(each):
@@ -54,6 +53,10 @@ def run_health(words: List[str], current: str, patience_s: float, children: Chil
     Raises:
         Failure: CommandFailed.
     """
+    import signal
+    import subprocess
+    import tempfile
+
     with tempfile.TemporaryFile(dir=os.path.dirname(current)) as output:
         try:
             process = subprocess.Popen(

@@ -13,6 +13,7 @@ Seen on     no hardware yet: tested on tests/captures/raspberry-pi-*, some of th
 import re
 from typing import Dict, Optional
 
+from edgec.profilers.meters.rpi_pmic import rail_watts, volts_and_amperes
 from edgec.targets.boards import Board, Device, Family, Probe, by_compatible
 
 BOARDS = (
@@ -57,15 +58,14 @@ def clock_mhz(text: str) -> float:
 
 
 def pmic(text: str) -> Dict[str, float]:
-    """`vcgencmd pmic_read_adc`: "VDD_CORE_A current(7)=0.92871990A" and "VDD_CORE_V volt(15)=0.72097620V" for each rail.
+    """`vcgencmd pmic_read_adc`, as `profilers/meters/rpi_pmic.py` reads it.
 
     Gives the sum of V x A over the rails with both, the cores' share of it, and the voltage of the supply behind the input protection.
     """
-    found = {name: float(value) for name, value in re.findall(r"^\s*(\w+) (?:current|volt)\(\d+\)=(\d+\.\d+)[AV]\s*$", text, re.MULTILINE)}
-    watts = {name[:-2]: found[name] * found[name[:-2] + "_V"] for name in found if name.endswith("_A") and name[:-2] + "_V" in found}
-    if "VDD_CORE" not in watts or "EXT5V_V" not in found:
-        raise ValueError(text[:80] or "nothing")
-    return {"pmic_watts": sum(watts.values()), "vdd_core_watts": watts["VDD_CORE"], "supply_volts": found["EXT5V_V"]}
+    watts, supply = rail_watts(text), volts_and_amperes(text).get("EXT5V", {})
+    if "V" not in supply:
+        raise ValueError(text[:80])
+    return {"pmic_watts": sum(watts.values()), "vdd_core_watts": watts["VDD_CORE"], "supply_volts": supply["V"]}
 
 
 def identify(device: Device, _machine: str) -> Optional[Board]:

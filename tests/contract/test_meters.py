@@ -1,11 +1,13 @@
 """The laws of `protocols.Meter`, on every module in profilers/meters and every tree under tests/captures.
 
-A capture is a folder with `sysfs.json` (path to content), `meters.json` (what each meter has to say) and SOURCE.md.
+A capture is a folder with `sysfs.json` (path to content), `commands.json` where tools are asked (command line to output; any other fails),
+`meters.json` (what each meter has to say) and SOURCE.md.
 """
 
 import ast
 import importlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +23,10 @@ READABLE = [
     pytest.param(folder, name, id=f"{folder.parent.name}-{name}")
     for folder in CAPTURES
     for name, said in json.loads((folder / "meters.json").read_text()).items()
-    if "reading" in said
+    if "reading" in said and name != "rpi_pmic"
 ]
+"""With meters that read files."""
+PI5 = next(folder for folder in CAPTURES if folder.parent.name == "raspberry-pi-5")
 
 
 def module(name: str) -> ModuleType:
@@ -35,7 +39,19 @@ def unpack(folder: Path, root: Path) -> dict[str, Any]:
         target = root / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(content)
+    commands = json.loads((folder / "commands.json").read_text()) if (folder / "commands.json").exists() else {}
+    for tool in {command.split()[0] for command in commands}:
+        cases = {command.partition(" ")[2]: text for command, text in commands.items() if command.split()[0] == tool}
+        lay_tool(root, tool, "".join(f"{shlex.quote(words)}) printf %s {shlex.quote(text)};;\n" for words, text in cases.items()))
     return json.loads((folder / "meters.json").read_text())
+
+
+def lay_tool(root: Path, tool: str, cases: str) -> None:
+    """A program in the tree's usr/bin, by the cases of a shell's `case "$*" in`."""
+    file = root / "usr" / "bin" / tool
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(f'#!/bin/sh\ncase "$*" in\n{cases}*) echo "unknown command" >&2; exit 1;;\nesac\n')
+    file.chmod(0o755)
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +60,7 @@ def no_recording(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_folders_hold_what_the_tests_expect() -> None:
-    assert {"ina3221", "rapl", "replay"} <= set(METERS)
+    assert {"ina3221", "rapl", "replay", "rpi_pmic"} <= set(METERS)
     assert len(CAPTURES) >= 8
     assert all((folder / "SOURCE.md").read_text().startswith(("Synthetic", "Recorded")) for folder in CAPTURES)
 
@@ -182,6 +198,56 @@ def test_rapl_fails_when_a_zone_vanishes_between_readings(tmp_path: Path) -> Non
     (tmp_path / "sys/class/powercap/intel-rapl:1").rmdir()
     with pytest.raises(OSError, match="No such file"):
         meter.read()
+
+
+@pytest.mark.parametrize(
+    ("cases", "reason"),
+    [
+        ("", "status 1: unknown command; is this user in the group video"),
+        ("pmic_read_adc) echo VCHI initialization failed >&2; exit 255;;\n", "status 255: VCHI initialization failed"),
+        ("pmic_read_adc) ;;\n", "says 'nothing' where a reading is due"),
+        ("pmic_read_adc) echo 'error=1 error_msg=\"Command not registered\"';;\n", "Command not registered"),
+        ("pmic_read_adc) echo 'VDD_CORE_A current(7)=6.22421000A';;\n", "where a reading is due"),
+        ("pmic_read_adc) echo 'VDD_CORE_A current(7)=6.22421000A'; echo 'VDD_CORE_V volt(15)=nan';;\n", "where a reading is due"),
+        ("pmic_read_adc) exec sleep 5;;\n", "does not answer within"),
+    ],
+)
+def test_a_pmic_that_does_not_answer_is_a_reason_never_a_number(
+    cases: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unpack(PI5, tmp_path)
+    meter = module("rpi_pmic").METER(str(tmp_path))
+    assert meter.read() > 0
+    monkeypatch.setattr(module("rpi_pmic"), "ASK_S", 0.3)
+    lay_tool(tmp_path, "vcgencmd", cases)
+    with pytest.raises(OSError, match=r"\w") as caught:
+        meter.read()
+    assert reason in str(caught.value)
+    fresh = module("rpi_pmic").METER(str(tmp_path))
+    assert reason in fresh.reason_unusable()
+    assert fresh.scope() == []
+
+
+def test_a_pi_without_vcgencmd_has_no_meter(tmp_path: Path) -> None:
+    unpack(PI5, tmp_path)
+    (tmp_path / "usr/bin/vcgencmd").unlink()
+    assert "No such file" in module("rpi_pmic").METER(str(tmp_path)).reason_unusable()
+
+
+def test_a_rail_that_vanishes_between_readings_is_an_error(tmp_path: Path) -> None:
+    """The others alone would be a number, and less than the truth."""
+    unpack(PI5, tmp_path)
+    meter = module("rpi_pmic").METER(str(tmp_path))
+    assert "HDMI" in meter.scope()
+    text = json.loads((PI5 / "commands.json").read_text())["vcgencmd pmic_read_adc"]
+    lay_tool(tmp_path, "vcgencmd", f"pmic_read_adc) printf %s {shlex.quote(text.replace('HDMI_A', 'HDMI_X'))};;\n")
+    with pytest.raises(OSError, match="other rails than before: HDMI"):
+        meter.read()
+
+
+def test_voltages_without_a_current_give_no_power() -> None:
+    text = "VDD_CORE_A current(7)=2.00000000A\nVDD_CORE_V volt(15)=0.75000000V\nEXT5V_V volt(24)=5.00000000V\nBATT_V volt(25)=0.00000000V\n"
+    assert module("rpi_pmic").rail_watts(text) == {"VDD_CORE": 1.5}
 
 
 def recording(folder: Path, monkeypatch: pytest.MonkeyPatch, content: str) -> Any:

@@ -17,6 +17,7 @@ from edgec.pipeline.core.errors import (
     DigestMismatch,
     HealthCheckFailed,
     ModelError,
+    PythonMissing,
     RunnerDied,
     TargetError,
     ToolchainMissing,
@@ -86,6 +87,20 @@ def test_damaged_agent_file_is_replaced(settings: TargetSettings) -> None:
         with open_session(settings) as session:
             session.facts()
         assert agent.read_bytes() == good
+
+
+def test_agent_that_is_there_under_an_interpreter_that_is_too_old(settings: TargetSettings, tmp_path: Path) -> None:
+    """Said as that, not as an agent that dies; the agent's file stays."""
+    with open_session(settings):
+        pass
+    agent = next((Path(settings.folder) / "agents").iterdir())
+    before = agent.stat().st_mtime_ns
+    old = tmp_path / "python2"
+    old.write_text('#!/bin/sh\ncase $1 in -S) echo 207;; *) echo "SyntaxError: invalid syntax" >&2; exit 1;; esac\n')
+    old.chmod(0o755)
+    with pytest.raises(PythonMissing, match=r"is Python 2\.7"), open_session(replace(settings, python=str(old))):
+        pass
+    assert agent.stat().st_mtime_ns == before
 
 
 def test_deploy_switch_and_roll_back(session: AgentSession, settings: TargetSettings, tmp_path: Path) -> None:

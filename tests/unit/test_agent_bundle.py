@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -54,6 +55,23 @@ def test_bundle_imports_no_package_beyond_the_standard_library(tmp_path: Path) -
     )
     assert b'"ok"' in done.stdout.splitlines()[1]
     assert b"has no onnxruntime" in done.stdout.splitlines()[1]
+
+
+def test_each_module_is_compiled_once(tmp_path: Path) -> None:
+    """The interpreter tells what it compiles. zipimport compiles each module twice: what is imported before it is replaced."""
+    name, data = bundle.build()
+    (tmp_path / name).write_bytes(data)
+    code = (
+        "import collections, json, runpy, sys; seen = collections.Counter(); sys.argv = sys.argv[1:]\n"
+        "sys.addaudithook(lambda event, said: event == 'compile' and seen.update([str(said[1]).rpartition('/')[2]]))\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "finally: print(json.dumps(seen), file=sys.stderr)"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / name), "--folder", str(tmp_path / "f")]
+    done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, check=True, text=True)
+    seen = json.loads(done.stderr)
+    assert {"server.py", "releases.py", "wire.py"} <= set(seen)
+    assert {each for each in seen if seen[each] > 1 and each.endswith(".py")} <= {"__init__.py", "__main__.py", "importer.py"}
 
 
 @pytest.mark.parametrize("version", ["3.6", "3.7", "3.8", "3.10", "3.12", "3.13"])

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 from raw_agent import RawAgent
 
-from edgec.targets.agent.environment import name_of, place_in_site, variables
+from edgec.targets.agent.environment import name_of, variables
+from edgec.targets.agent.preparing import place_in_site
 from edgec.targets.agent.wire import Failure
 
 ORT = {"onnxruntime/__init__.py": "__version__ = '9.9'\n", "onnxruntime-9.9.dist-info/METADATA": "Name: onnxruntime\n"}

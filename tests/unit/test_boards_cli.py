@@ -4,9 +4,11 @@ import contextlib
 import importlib
 import json
 import sys
+import time
 import types
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from edgec.pipeline.core.settings import MeasureSettings, TargetSettings
 from edgec.pipeline.events import Silent
 from edgec.pipeline.store import RunStore
 from edgec.targets.expected import mismatch, require_board, require_known
+from edgec.targets.replies import Holder
 
 NANO = replace(
     FACTS,
@@ -124,7 +127,7 @@ def test_a_list_of_targets_has_one_row_each() -> None:
 @contextlib.contextmanager
 def open_session(settings: TargetSettings, **_: object) -> Iterator[Any]:
     """Stands at the outermost edge, the network: every target is a Nano."""
-    yield types.SimpleNamespace(facts=lambda: NANO, conditions=lambda: CALM)
+    yield types.SimpleNamespace(facts=lambda: NANO, conditions=lambda: CALM, holder=lambda: None)
 
 
 @pytest.fixture
@@ -146,6 +149,38 @@ def test_targets_lists_boards_runtimes_and_states_as_one_document(project: Path,
     assert [(each["name"], each["state"]) for each in listed] == [("jetson-nano", "usable"), ("lite", "no runtime"), ("pi", "other board")]
     assert listed[0]["facts"]["versions"]["jetpack"] == "4.6.1"
     assert listed[0]["conditions"]["governor"] == "performance"
+
+
+@contextlib.contextmanager
+def used(settings: TargetSettings, **_: object) -> Iterator[Any]:
+    """Ann has taken charge of one of them."""
+    held = Holder(owner="ann@desk", pid=7, age_s=754.0, silent_s=3.0) if settings.name == "lite" else None
+    yield types.SimpleNamespace(facts=lambda: NANO, conditions=lambda: CALM, holder=lambda: held)
+
+
+def test_who_uses_a_board_is_in_the_document_and_a_free_one_has_no_lock(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "edgec.targets.session", types.SimpleNamespace(open_session=used))  # type: ignore[arg-type]
+    before = time.time()
+    main.main(["targets", "--json"])
+    free, lite, _ = json.loads(capfd.readouterr().out)["results"]["targets"]
+    assert "lock" not in free
+    assert (lite["lock"]["owner"], lite["lock"]["age_s"], lite["lock"]["silent_s"]) == ("ann@desk", 754.0, 3.0)
+    assert datetime.fromisoformat(lite["lock"]["since"]).timestamp() == pytest.approx(before - 754, abs=5)
+
+
+def test_who_uses_a_board_is_said_to_a_person(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setitem(sys.modules, "edgec.targets.session", types.SimpleNamespace(open_session=used))  # type: ignore[arg-type]
+    main.main(["targets"])
+    shown = [line for line in capfd.readouterr().out.splitlines() if "in use" in line]
+    assert [line.rpartition(", since ")[0] for line in shown] == ["lite: in use by ann@desk for 12 min 34 s"]
+
+
+def test_holder_that_has_not_said_its_name_yet_is_somebody() -> None:
+    found = Probe(settings=TargetSettings(name="pi"), holder=Holder(owner=None, pid=None, age_s=None, silent_s=None))
+    assert found.in_use == "somebody"
+    assert found.as_json()["lock"] == {"owner": None, "age_s": None, "since": None, "silent_s": None}
 
 
 def test_targets_offline_connects_to_nothing(project: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:

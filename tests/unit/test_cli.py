@@ -229,7 +229,7 @@ def open_session(settings: TargetSettings, **_: object) -> Iterator[Any]:
     if settings.name == "off":
         raise HostUnreachable("off: connection refused", hint="is it on?", context={"host": "off"})
     now = Conditions(t_ns=time.time_ns(), monotonic_ns=1, throttled="0x0")
-    yield types.SimpleNamespace(facts=lambda: FACTS, conditions=lambda: now)
+    yield types.SimpleNamespace(facts=lambda: FACTS, conditions=lambda: now, holder=lambda: None)
 
 
 def test_one_target_that_is_off_does_not_hide_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from edgec.pipeline.core.errors import DeviceFull
+from edgec.pipeline.core.errors import DeviceFull, ToolchainMissing
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.pipeline.events import Silent
 from edgec.pipeline.store import RunStore, open_store
@@ -19,10 +19,10 @@ from edgec.targets.wheels import place_of
 WANTED = Wanted(runtime="onnxruntime", requirements=("onnxruntime<10", "numpy"))
 
 
-def wheel(folder: Path, name: str, version: str) -> None:
+def wheel(folder: Path, name: str, version: str, first: str = "") -> None:
     info = f"{name}-{version}.dist-info"
     with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as archive:
-        archive.writestr(f"{name}/__init__.py", f"__version__ = {version!r}\n" + "#" * 5000)
+        archive.writestr(f"{name}/__init__.py", first + f"__version__ = {version!r}\n" + "#" * 5000)
         archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
         archive.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
         archive.writestr(f"{info}/RECORD", "")
@@ -114,3 +114,12 @@ def test_a_full_board_is_refused_before_anything_is_sent(index: Path, store: Run
         session.environment("onnxruntime", needed_bytes=1 << 60)
     assert caught.value.context["needed_bytes"] > 1 << 60  # type: ignore[operator]
     assert not (tmp_path / "device" / "env").exists()
+
+
+def test_a_missing_system_library_is_named_with_its_package(index: Path, store: RunStore, board: TargetSettings) -> None:
+    """An import that ends with the loader's words, in the agent's own process for it."""
+    said = "libgomp.so.1: cannot open shared object file: No such file or directory"
+    wheel(index, "onnxruntime", "9.2", f"raise ImportError({said!r})\n")
+    with pytest.raises(ToolchainMissing, match=r"cannot be imported here: .*libgomp\.so\.1") as caught:
+        prepared(board, store)
+    assert caught.value.hint == "bare lacks the system library libgomp.so.1: sudo apt install libgomp1 there (Debian's name of the package)"

@@ -76,10 +76,10 @@ DISK = "/dev/root 1000 900 {} 90% /"
     ("state", "fields", "kind"),
     [
         ("no-python", ["-", "-", "-", "-", "-"], errors.PythonMissing),
-        ("here", ["/usr/bin/python", "207", "/f", DISK.format(100), "-"], errors.PythonMissing),
-        ("here", ["/usr/bin/python", "305", "/f", DISK.format(100), "-"], errors.PythonMissing),
-        ("here", ["/usr/bin/python", "3²", "/f", DISK.format(100), "-"], errors.PythonMissing),
-        ("here", ["/usr/bin/python", "3" * 5000, "/f", DISK.format(100), "-"], errors.PythonMissing),
+        ("absent", ["/usr/bin/python", "207", "/f", DISK.format(100), "-"], errors.PythonMissing),
+        ("absent", ["/usr/bin/python", "305", "/f", DISK.format(100), "-"], errors.PythonMissing),
+        ("absent", ["/usr/bin/python", "3²", "/f", DISK.format(100), "-"], errors.PythonMissing),
+        ("absent", ["/usr/bin/python", "3" * 5000, "/f", DISK.format(100), "-"], errors.PythonMissing),
         (
             "no-folder",
             ["/usr/bin/python3", "309", "/f", "-", "mkdir: Read-only file system"],
@@ -89,6 +89,7 @@ DISK = "/dev/root 1000 900 {} 90% /"
         ("no-folder", ["/usr/bin/python3", "309", "/f", "-", "mkdir: Permission denied"], errors.TargetError),
         ("read-only", ["/usr/bin/python3", "309", "/f", DISK.format(100), "-"], errors.DeviceReadOnly),
         ("absent", ["/usr/bin/python3", "309", "/f", DISK.format(1), "-"], errors.DeviceFull),
+        ("no-agent", ["/usr/bin/python3", "-", "/f", "-", "mv: No such file"], errors.CommandFailed),
         ("foreign", ["/usr/bin/python3", "309", "/home/me", "-", "thesis.tex"], errors.TargetError),
     ],
 )
@@ -100,5 +101,4 @@ def test_first_contact_tells_faults_apart(state: str, fields: list[str], kind: t
 
 def test_first_contact_that_works() -> None:
     line = "\t".join(["EDGEC-PLACE", "absent", "/usr/bin/python3", "306", "/home/pi/.edgec", DISK.format(4000), "-"])
-    place = read(line, "board", "~/.edgec", "python3", 80_000)
-    assert (place.python, place.folder, place.has_agent) == ("/usr/bin/python3", "/home/pi/.edgec", False)
+    assert read(line, "board", "~/.edgec", "python3", 80_000) == "/home/pi/.edgec"
