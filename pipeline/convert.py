@@ -15,8 +15,8 @@ from edgec.pipeline import divergence, onnx_file, parity, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.codec import record_id
 from edgec.pipeline.core.errors import ConfigError, LoweringError, ModelError
-from edgec.pipeline.core.files import digest_of, replacing
-from edgec.pipeline.core.records import Artifact, Exported, Lineage, Parity, Precision, Scalar, Split, TensorSpec
+from edgec.pipeline.core.files import replacing
+from edgec.pipeline.core.records import Artifact, Lineage, Parity, Precision, Scalar, Split, TensorSpec
 from edgec.pipeline.core.settings import QuantiseSettings
 from edgec.pipeline.qdq import Form
 from edgec.pipeline.work import Work, tool_versions
@@ -197,7 +197,7 @@ def foreign(file: Path, request: Request, out: Path) -> tuple[Artifact, Parity]:
         else:
             feeds = [onnx_file.make_inputs(info, shapes=dict(request.shapes), files={}, seed=seed) for seed in range(4)]
         lineage = Lineage(stage="foreign", parameters={"name": file.name, **choice}, tools=tool_versions())
-        artifact = lowered(backend, ready, draft, lineage, precision)
+        artifact = stages.lowered(backend, ready, draft, lineage, precision)
         expected = _joined(run(file, feeds, optimise=False))
         seen = _joined([backend.infer(draft, each) for each in feeds])
         comparisons = [parity.compare(expected, seen, names=("file", "artifact"), tolerance=tolerance)]
@@ -278,7 +278,7 @@ def lower(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request,
         file = Path(folder) / "network.onnx"
         parameters = _export(module, inputs, request, file)
         lineage = Lineage(stage="export", parameters={"parameters": parameters}, tools=tool_versions())
-        return lowered(backend, file, out, lineage, request.precision, parent)
+        return stages.lowered(backend, file, out, lineage, request.precision, parent)
 
 
 def _export(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Request, file: Path) -> int:
@@ -290,25 +290,6 @@ def _export(module: "nn.Module", inputs: tuple[TensorSpec, ...], request: Reques
     if isinstance(module, QuantNet):
         return export_quantised(module, inputs, file, form=request.form, opset=opset, dynamic_batch=dynamic).parameters
     return export_float(module, inputs, file, precision=request.precision, opset=opset, dynamic_batch=dynamic).parameters
-
-
-def lowered(backend: Any, file: Path, out: Path, lineage: Lineage, precision: Precision, parent: str = "") -> Artifact:
-    """A file of ONNX in the form of a backend that starts from ONNX. Raises as the backend's `lower`."""
-    info = onnx_file.inspect(file)
-    source = Exported(
-        parent=parent,
-        file=digest_of(file),
-        size_bytes=info.size_bytes,
-        opset=info.opsets.get("", 0),
-        ir=info.ir,
-        precision=precision,
-        inputs=info.inputs,
-        outputs=info.outputs,
-        parameters=info.parameters,
-        lineage=lineage,
-    )
-    made: Artifact = backend.lower(source, record_id(source), file, out)
-    return replace(made, lineage=replace(made.lineage, parameters={**made.lineage.parameters, **lineage.parameters}))
 
 
 def _quantise(file: Path, feeds: Sequence[Arrays], request: Request) -> dict[str, Scalar]:

@@ -191,14 +191,14 @@ def profile(
 
 def _engine(job: Job, session: "AgentSession", store: RunStore, events: Events) -> Artifact:
     """The file in TensorRT's form, and its engine for the session's device, as a deploy makes them."""
-    from edgec.pipeline import convert
+    from edgec.pipeline import stages
     from edgec.pipeline.tensorrt_engine import on_device
 
     artifact = job.artifact
     with tempfile.TemporaryDirectory(prefix="edgec-") as folder:
         form = Path(folder) / "form.onnx"
         backend = registry.backend(artifact.backend)
-        network = convert.lowered(backend, job.file, form, artifact.lineage, artifact.precision, record_id(artifact))
+        network = stages.lowered(backend, job.file, form, artifact.lineage, artifact.precision, record_id(artifact))
         store.adopt(form)
     store.put(network)
     return on_device(session, store, events, network, batch=_batch(job.inputs))

@@ -21,6 +21,7 @@ from edgec.pipeline.core.records import (
     Cost,
     DataSpec,
     Exported,
+    Lineage,
     ModelSpec,
     Precision,
     RecordId,
@@ -373,6 +374,27 @@ def _lower(work: Work, source: Exported | Checkpoint, backend_name: str) -> Arti
     assert digest == record.file, "the backend's digest is that of the file it wrote"
     assert isinstance(record, Artifact)
     return record
+
+
+def lowered(backend: OnnxBackend, file: Path, out: Path, lineage: Lineage, precision: Precision, parent: str = "") -> Artifact:
+    """A file of ONNX in the form of a backend that starts from ONNX. Raises as the backend's `lower`."""
+    from edgec.pipeline import onnx_file
+
+    info = onnx_file.inspect(file)
+    source = Exported(
+        parent=parent,
+        file=digest_of(file),
+        size_bytes=info.size_bytes,
+        opset=info.opsets.get("", 0),
+        ir=info.ir,
+        precision=precision,
+        inputs=info.inputs,
+        outputs=info.outputs,
+        parameters=info.parameters,
+        lineage=lineage,
+    )
+    made = backend.lower(source, record_id(source), file, out)
+    return replace(made, lineage=replace(made.lineage, parameters={**made.lineage.parameters, **lineage.parameters}))
 
 
 @contextmanager
