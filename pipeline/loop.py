@@ -30,7 +30,7 @@ from edgec.pipeline.core.records import (
 from edgec.pipeline.core.settings import TargetSettings
 from edgec.pipeline.deploy import Golden, activate, golden, refuse_unsigned, stage
 from edgec.pipeline.outlook import summary
-from edgec.pipeline.plan import measures_candidates, measures_precision, precision_of, refuse_early
+from edgec.pipeline.plan import measures_candidates, measures_precision, refuse_early
 from edgec.pipeline.probe import TargetProbe, input_file
 from edgec.pipeline.search import search
 from edgec.pipeline.stats import proportion
@@ -162,7 +162,7 @@ def compress(work: Work, target: TargetSettings | None, session: AgentSession | 
     if measures_precision(work.config):
         _settled(work, Precision.INT8, "there is no target to measure on, and int8 is the smaller file")
     dense, dense_float, dense_same = _dense_forms(work, data, backend)
-    quantised = precision_of(work.config) is Precision.INT8
+    quantised = work.config.quantise.settled is Precision.INT8
     found = None
     pruned = dense
     if work.config.prune.enabled:
@@ -228,7 +228,7 @@ def _dense_forms(work: Work, data: stages.Data, backend: str) -> tuple[Checkpoin
     """The dense network; in float32; at the precision asked for, where that makes another file."""
     dense = stages.dense_checkpoint(work, data)
     dense_float = form(work, dense, backend, DENSE_FLOAT)
-    if precision_of(work.config) is not Precision.INT8:
+    if work.config.quantise.settled is not Precision.INT8:
         return dense, dense_float, dense_float
     return dense, dense_float, form(work, stages.quantised_checkpoint(work, data, dense, train=False), backend, DENSE)
 
@@ -278,7 +278,7 @@ def with_engines(work: Work, session: AgentSession, result: Compressed) -> Compr
     """
     if registry.backend(result.final.artifact.backend).format == result.final.artifact.format:
         return result
-    fp16 = Precision.FP16 if precision_of(work.config) is Precision.FP16 else None
+    fp16 = Precision.FP16 if work.config.quantise.settled is Precision.FP16 else None
     batch = work.config.measure.batch
     forms = tuple(
         replace(

@@ -27,12 +27,6 @@ class Plan:
     steps: tuple[Step, ...]
 
 
-def precision_of(config: Config) -> Precision:
-    """The precision of the deployed network; int8 where that is to be settled by measuring."""
-    asked = config.quantise.precision if config.quantise.enabled else Precision.FP32
-    return Precision.INT8 if asked == "auto" else asked
-
-
 def measures_precision(config: Config) -> bool:
     """Whether the target decides between int8 and fp32."""
     return config.quantise.enabled and config.quantise.precision == "auto"
@@ -52,7 +46,7 @@ def refuse_early(config: Config, target: TargetSettings, facts: TargetFacts) -> 
         TargetError: another board answers than the one configured. ConfigError: no such board or backend.
     """
     require_board(target, facts)
-    precision = precision_of(config)
+    precision = config.quantise.settled
     verdict = capability.require(target, facts, precision, capability.network_of(config, target.backend))
     support = registry.backend(target.backend).support(facts)
     if not support.usable:
@@ -86,7 +80,8 @@ def plan(config: Config, target: TargetSettings, facts: TargetFacts, look: Look)
         Step(name="prune", what=f"until {asked}{where}" if config.prune.enabled else "not asked for"),
         Step(name="quantise", what=_quantise(config, target)),
         Step(
-            name="lower", what=f"{target.backend}{version}, {precision_of(config)}" + _form(config, target, facts) + _opset(verdict.opset)
+            name="lower",
+            what=f"{target.backend}{version}, {config.quantise.settled}" + _form(config, target, facts) + _opset(verdict.opset),
         ),
         *(Step(name="expect", what=note) for note in verdict.notes),
         Step(
@@ -114,7 +109,7 @@ def _data(look: Look) -> str:
 
 
 def _form(config: Config, target: TargetSettings, facts: TargetFacts) -> str:
-    form = capability.integer_form(facts, target.backend) if precision_of(config) is Precision.INT8 else None
+    form = capability.integer_form(facts, target.backend) if config.quantise.settled is Precision.INT8 else None
     return "" if form is None else f" as {form.value} ({form.reason})"
 
 

@@ -13,7 +13,6 @@ from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Probe
 from edgec.pipeline.core.records import Checkpoint, Constraints, Provenance, Search, Split, TargetFacts
 from edgec.pipeline.core.settings import PruneSettings
-from edgec.pipeline.plan import precision_of
 from edgec.pipeline.probe import SizeProbe, TargetProbe, wants_energy
 from edgec.pipeline.search_watch import Watch
 from edgec.pipeline.work import Work, plain
@@ -41,7 +40,7 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None
         raise ConfigError("[train] label_weight and distill_weight are both 0", hint="one of them says what recovery learns from")
     prune = work.config.prune
     if prune.round_to is None:
-        multiple = registry.backend(backend).channel_multiple("" if facts is None else facts.machine, precision_of(work.config))
+        multiple = registry.backend(backend).channel_multiple("" if facts is None else facts.machine, work.config.quantise.settled)
         prune = replace(prune, round_to=multiple)
     place = None if probe is None or facts is None else _identity(work, facts, backend)
     inputs = {

@@ -133,6 +133,12 @@ class QuantiseSettings:
     """Of SQAKD, where it is needed."""
     lr: float = 1e-4
 
+    @property
+    def settled(self) -> Precision:
+        """Of the deployed network; int8 where that is still to be settled by measuring."""
+        asked = self.precision if self.enabled else Precision.FP32
+        return Precision.INT8 if asked == "auto" else asked
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectiveSettings:
