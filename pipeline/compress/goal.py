@@ -3,6 +3,7 @@
 from edgec.pipeline.compress.channel_cost import CostUnit
 from edgec.pipeline.core.errors import CompressionError, MeasurementError
 from edgec.pipeline.core.records import Constraints, Probed, Quantity
+from edgec.pipeline.objective import concerns
 
 FIELDS = {
     Quantity.LATENCY: "latency_ratio",
@@ -68,28 +69,27 @@ def unit_of(constraints: Constraints) -> CostUnit:
     return CostUnit.MACS if by_macs else CostUnit.PARAMETERS
 
 
-def needs_probe(constraints: Constraints) -> bool:
-    """Whether a bound can only be judged by a probe."""
-    return any(quantity in MEASURED for quantity in bounds(constraints))
+def measured(constraints: Constraints) -> list[Quantity]:
+    """What is bounded or minimised that only a probe knows."""
+    return [quantity for quantity in MEASURED if concerns(constraints, quantity)]
 
 
 def require_known(constraints: Constraints, probed: Probed) -> None:
-    """That the probe measured what is bounded.
+    """That the probe measured what is asked for.
 
     Raises:
         MeasurementError: it did not; with the probe's reason.
     """
-    asked = bounds(constraints)
     seen = {
         Quantity.LATENCY: (probed.latency_ratio.value, probed.latency_ratio.reason),
         Quantity.ENERGY: (probed.energy_ratio.value, probed.energy_ratio.reason),
         Quantity.SIZE: (probed.size_ratio, "the probe makes no file"),
     }
     for quantity, (value, reason) in seen.items():
-        if quantity in asked and value is None:
+        if value is None and concerns(constraints, quantity):
             hint = {
-                Quantity.LATENCY: "bound macs instead",
-                Quantity.ENERGY: "bound macs or latency_p50 instead, or take a target with a meter: edgec doctor lists them",
-                Quantity.SIZE: "bound params instead: a file's size follows them",
+                Quantity.LATENCY: "ask for macs instead",
+                Quantity.ENERGY: "ask for macs or latency_p50 instead, or take a target with a meter: edgec doctor lists them",
+                Quantity.SIZE: "ask for params instead: a file's size follows them",
             }[quantity]
-            raise MeasurementError(f"the objective bounds {quantity}, and it cannot be measured: {reason}", hint=hint)
+            raise MeasurementError(f"the objective asks for {quantity}, and it cannot be measured: {reason}", hint=hint)

@@ -125,7 +125,8 @@ class Trials:
 
     def _cut(self, network: Network, step: Propose) -> _Cut:
         """Choose channels, remove them, count and, where asked for, measure what is left; or find that this was done before."""
-        measured = self._probe is not None and (step.phase is Phase.TRAIN or goal.needs_probe(self._constraints))
+        asked = step.phase is Phase.TRAIN or not goal.bounds(self._constraints).keys().isdisjoint(goal.MEASURED)
+        measured = asked and self._probe is not None
         key = self._key(network, "measured" if measured else "cut", step)
         stored = None if self._store is None else self._store.load(key)
         if stored is not None:
@@ -155,7 +156,7 @@ class Trials:
         """What the probe says of a network of these widths.
 
         Raises:
-            MeasurementError: it does not say what the objective bounds.
+            MeasurementError: it does not say what the objective asks for.
         """
         assert self._probe is not None
         shape = digest_of_json(widths(narrow))

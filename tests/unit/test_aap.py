@@ -513,6 +513,23 @@ def test_unknown_energy_is_told_before_anything_is_trained(dense):
         search(dense, Constraints(energy_ratio=0.5, size_ratio=0.5)).run(recover=None, evaluate=None)
 
 
+def test_minimised_size_and_energy_are_measured_and_need_a_probe(dense):
+    def grows(candidate: nn.Module) -> Probed:
+        """Files and joules that grow with each cut, as those of a runtime that pads widths may."""
+        share = 2 - cost(candidate, SHAPE).parameters / cost(dense, SHAPE).parameters
+        return Probed(size_ratio=share, energy_ratio=Estimate(value=share, low=share, high=share))
+
+    settings = PruneSettings(round_to=1, max_rounds=2)
+    for least in (Quantity.SIZE, Quantity.ENERGY):
+        asked = Constraints(accuracy_drop=1.0, minimise=least)
+        result = search(dense, asked, settings).run(recover=untouched, evaluate=right, probe=grows)
+        assert [r.accepted for r in result.rounds] == [True, True]
+        assert (result.met, result.chosen, result.module) == (True, 0, dense)
+        assert f"smallest {least} is the dense one" in result.reason
+        with pytest.raises(CompressionError, match=f"{least} needs a probe"):
+            search(dense, asked, settings).run(recover=untouched, evaluate=right)
+
+
 def test_accuracy_bound_without_labels_is_told(dense):
     with pytest.raises(CompressionError, match="no evaluate"):
         search(dense, Constraints(accuracy_drop=0.01, params_ratio=0.5)).run(recover=None, evaluate=None)

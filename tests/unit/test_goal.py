@@ -3,7 +3,7 @@
 import pytest
 
 from edgec.pipeline.compress.channel_cost import CostUnit
-from edgec.pipeline.compress.goal import bounds, needs_probe, require_known, require_sense, unit_of
+from edgec.pipeline.compress.goal import bounds, measured, require_known, require_sense, unit_of
 from edgec.pipeline.core.errors import CompressionError, MeasurementError
 from edgec.pipeline.core.records import Constraints, Estimate, Probed, Quantity
 
@@ -60,8 +60,12 @@ def test_unit_follows_what_is_asked(asked: Constraints, unit: CostUnit) -> None:
 
 def test_bounds_leave_out_accuracy_and_what_is_not_asked() -> None:
     assert bounds(Constraints(accuracy_drop=0.1, size_ratio=0.5)) == {Quantity.SIZE: 0.5}
-    assert needs_probe(Constraints(size_ratio=0.5))
-    assert not needs_probe(Constraints(params_ratio=0.5, accuracy_drop=0.1))
+
+
+def test_what_is_bounded_or_minimised_is_measured_where_counting_does_not_give_it() -> None:
+    assert measured(Constraints(size_ratio=0.5)) == [Quantity.SIZE]
+    assert measured(Constraints(accuracy_drop=0.1, energy_ratio=0.5, minimise=Quantity.LATENCY)) == [Quantity.LATENCY, Quantity.ENERGY]
+    assert measured(Constraints(params_ratio=0.5, accuracy_drop=0.1, minimise=Quantity.MACS)) == []
 
 
 def test_unknown_energy_under_a_bound_is_an_error_with_the_reason() -> None:
@@ -70,5 +74,7 @@ def test_unknown_energy_under_a_bound_is_an_error_with_the_reason() -> None:
     require_known(Constraints(latency_ratio=0.5), seen)
     with pytest.raises(MeasurementError, match="energy, and it cannot be measured: no powercap zone"):
         require_known(Constraints(latency_ratio=0.5, energy_ratio=0.5), seen)
+    with pytest.raises(MeasurementError, match="energy, and it cannot be measured: no powercap zone"):
+        require_known(Constraints(accuracy_drop=0.1, minimise=Quantity.ENERGY), seen)
     with pytest.raises(MeasurementError, match="size, and it cannot be measured: the probe makes no file"):
         require_known(Constraints(size_ratio=0.5), seen)
