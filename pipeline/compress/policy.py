@@ -116,7 +116,7 @@ def is_small_and_fast(trial: Trial, constraints: Constraints, *, margin: float =
     for quantity, bound in bounds(constraints).items():
         seen = _ratio(trial, quantity)
         high, limit = (seen.high, margin * bound) if isinstance(seen, Estimate) else (seen, bound)
-        if high is None or high > limit:
+        if high is None or not high <= limit:  # NaN is not within a bound
             return False
     return True
 
