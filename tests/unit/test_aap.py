@@ -328,6 +328,26 @@ def test_training_that_fails_rejects_the_round_with_its_reason(dense):
     assert result.chosen > 1
 
 
+@pytest.mark.parametrize("constraints", [Constraints(params_ratio=0.5), Constraints(accuracy_drop=0.05)])
+def test_recover_that_returns_nothing_has_trained_in_place(dense, constraints):
+    def in_place(network: nn.Module, _cut: float) -> None:
+        train(network)
+
+    def run(recover) -> PruneResult:
+        return search(dense, constraints, PruneSettings(round_to=1, max_rounds=2)).run(recover=recover, evaluate=right)
+
+    result, returned = run(in_place), run(lambda network, _: train(network))
+    assert result.met
+    assert result.chosen
+    assert without_time(result) == without_time(returned)
+
+
+def test_recover_that_returns_no_network_is_told(dense):
+    for answer in (0.5, (0.5, 10)):
+        with pytest.raises(CompressionError, match="recover returned float"):
+            search(dense, Constraints(params_ratio=0.5)).run(recover=lambda _, cut, answer=answer: answer, evaluate=right)
+
+
 def test_weights_that_are_not_finite_are_a_failed_training(dense):
     def broken(network: nn.Module, _cut: float) -> nn.Module:
         network.classifier.weight.data[0] = float("nan")
