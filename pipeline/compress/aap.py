@@ -60,8 +60,8 @@ class AAP:
         model: the dense network; it is not changed.
         example_input: with its batch dimension.
         calibration: training images as the network takes them, and their labels, a teacher's probabilities, or None.
-        unit: what a channel's price is counted in and one step is a share of. By default `settings.unit`, else the table's, else what the
-            objective asks for (`goal.unit_of`).
+        unit: what a channel's price is counted in and one step is a share of; with a table, of what falls faster, seconds (or joules) or
+            what the objective asks for by `goal.unit_of`. By default `settings.unit`, else the table's, else `goal.unit_of`.
         table: of measured costs, for the units seconds and joules (`cost_table.measure_table`).
         rewind_to: the dense network's state dict of an early epoch, for `settings.rewind` "weights+lr".
 
@@ -102,7 +102,14 @@ class AAP:
         if is_paper and unit.measured:
             raise CompressionError("the paper's policy counts parameters or MACs", hint=f'not {unit}; or set [prune] policy = "cost"')
         self._cutter = Cutter(
-            model, example_input, calibration=calibration, settings=self._settings, unit=unit, table=table, early=rewind_to, seed=seed
+            model,
+            example_input,
+            calibration=calibration,
+            settings=self._settings,
+            unit=goal.unit_of(constraints) if unit.measured else unit,
+            table=table,
+            early=rewind_to,
+            seed=seed,
         )
 
     @property

@@ -1,6 +1,7 @@
 """The search on a real network: 4 classes of noisy 12 x 12 images, a small VGG, seconds on one thread."""
 
 import copy
+import itertools
 import os
 import signal
 import subprocess
@@ -600,6 +601,20 @@ def test_table_of_seconds_moves_the_cut_to_where_time_is(dense):
         widths_by[dear] = only.widths
     assert widths_by["features.0"]["features.0"] < 12 < widths_by["features.8"]["features.0"]
     assert widths_by["features.8"]["features.8"] < 25 < widths_by["features.0"]["features.8"]
+
+
+@pytest.mark.parametrize("cuttable", [0.0, 0.05])
+@pytest.mark.parametrize("bound", [Constraints(accuracy_drop=1.0), Constraints(params_ratio=0.5)])
+def test_table_of_little_that_can_be_cut_makes_no_round_go_beyond_a_step(dense, cuttable, bound):
+    names = {"features.0": 16, "features.4": 24, "features.8": 32}
+    groups = {name: GroupCosts(widths=(1, width), costs=(1 - cuttable, 1.0)) for name, width in names.items()}
+    table = CostTable(unit=CostUnit.SECONDS, groups=groups, provenance=Provenance.SIMULATED)
+    result = search(dense, bound, PruneSettings(round_to=1, max_rounds=3), table=table).run(recover=untouched, evaluate=right)
+    kept = [1.0] + [r.cost.parameters / cost(dense, SHAPE).parameters for r in result.rounds if r.checkpoint]
+    assert result.met
+    assert len(kept) > 2
+    assert all(0.65 <= after / before <= 0.95 for before, after in itertools.pairwise(kept))
+    assert bound.params_ratio is None or 0.45 <= kept[-1] <= 0.5
 
 
 def test_unit_and_table_that_do_not_fit_are_told(dense):
