@@ -48,9 +48,15 @@ def asked(settings: ObjectiveSettings) -> Constraints:
     return parse((*settings.subject_to, *([f"minimise {settings.minimise}"] if settings.minimise else ())))
 
 
+def concerns(constraints: Constraints, *quantities: Quantity) -> bool:
+    """Whether one of the quantities is bounded or minimised."""
+    bounded = (name for name, field in _FIELDS.items() if getattr(constraints, field) is not None)
+    return not {constraints.minimise, *bounded}.isdisjoint(quantities)
+
+
 def needs_target(constraints: Constraints) -> bool:
-    """Whether something is bounded that only a target can measure."""
-    return constraints.latency_ratio is not None or constraints.energy_ratio is not None
+    """Whether something is asked for that only a target can measure."""
+    return concerns(constraints, Quantity.LATENCY, Quantity.ENERGY)
 
 
 def parse(texts: Sequence[str]) -> Constraints:

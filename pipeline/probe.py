@@ -15,7 +15,7 @@ from edgec.pipeline import objective, stages
 from edgec.pipeline.core import registry
 from edgec.pipeline.core.errors import MeasurementError
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Precision, Probed, Provenance, StoppingRule
+from edgec.pipeline.core.records import Artifact, Checkpoint, Estimate, Precision, Probed, Provenance, Quantity, StoppingRule
 from edgec.pipeline.core.settings import Config, TargetSettings
 from edgec.pipeline.stats import quantile, ratio_of_estimates, ratio_of_medians, refused
 from edgec.pipeline.tensorrt_engine import on_device
@@ -160,9 +160,8 @@ def _long(rule: StoppingRule) -> StoppingRule:
 
 
 def wants_energy(config: Config) -> bool:
-    """Whether candidates are measured with a meter: energy is bounded, or is the price of a channel."""
-    constraints = objective.asked(config.objective)
-    return constraints.energy_ratio is not None or config.prune.unit == "joules"
+    """Whether candidates are measured with a meter: energy is bounded or minimised, or is the price of a channel."""
+    return objective.concerns(objective.asked(config.objective), Quantity.ENERGY) or config.prune.unit == "joules"
 
 
 def input_file(work: Work, data: stages.Data, artifact: Artifact) -> str:

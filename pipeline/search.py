@@ -11,7 +11,7 @@ from edgec.pipeline.core.codec import digest_of_json, record_id
 from edgec.pipeline.core.errors import ConfigError
 from edgec.pipeline.core.files import digest_of
 from edgec.pipeline.core.protocols import Probe
-from edgec.pipeline.core.records import Checkpoint, Constraints, Provenance, Search, Split, TargetFacts
+from edgec.pipeline.core.records import Checkpoint, Constraints, Provenance, Quantity, Search, Split, TargetFacts
 from edgec.pipeline.core.settings import PruneSettings
 from edgec.pipeline.probe import SizeProbe, TargetProbe, wants_energy
 from edgec.pipeline.search_watch import Watch
@@ -34,7 +34,7 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None
     """
     constraints = objective.asked(work.config.objective)
     _require_measurable(work, constraints, probe, facts)
-    if probe is None and constraints.size_ratio is not None:
+    if probe is None and objective.concerns(constraints, Quantity.SIZE):
         probe = SizeProbe(work, data, backend, dense)
     if work.config.train.label_weight == 0 and work.config.train.distill_weight == 0:
         raise ConfigError("[train] label_weight and distill_weight are both 0", hint="one of them says what recovery learns from")

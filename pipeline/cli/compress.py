@@ -10,7 +10,7 @@ from edgec.pipeline.cli.written import reported, written
 
 
 @click.command(cls=Command, epilog="Example: edgec compress --target localhost --output pruned.safetensors")
-@click.option("--target", "name", metavar="NAME", help="Where latency and energy are measured, if the objective bounds them.")
+@click.option("--target", "name", metavar="NAME", help="Where latency and energy are measured, if the objective asks for them.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="FILE", help="Also write the weights (safetensors) here.")
 @FRESH
 def command(context: Context, *, name: str | None, output: Path | None, fresh: bool) -> Outcome:

@@ -60,8 +60,8 @@ class AAP:
         model: the dense network; it is not changed.
         example_input: with its batch dimension.
         calibration: training images as the network takes them, and their labels, a teacher's probabilities, or None.
-        unit: what a channel's price is counted in and one step is a share of. By default `settings.unit`, else the table's, else what the
-            objective asks for (`goal.unit_of`).
+        unit: what a channel's price is counted in and one step is a share of; with a table, of what falls faster, seconds (or joules) or
+            what the objective asks for by `goal.unit_of`. By default `settings.unit`, else the table's, else `goal.unit_of`.
         table: of measured costs, for the units seconds and joules (`cost_table.measure_table`).
         rewind_to: the dense network's state dict of an early epoch, for `settings.rewind` "weights+lr".
 
@@ -102,7 +102,14 @@ class AAP:
         if is_paper and unit.measured:
             raise CompressionError("the paper's policy counts parameters or MACs", hint=f'not {unit}; or set [prune] policy = "cost"')
         self._cutter = Cutter(
-            model, example_input, calibration=calibration, settings=self._settings, unit=unit, table=table, early=rewind_to, seed=seed
+            model,
+            example_input,
+            calibration=calibration,
+            settings=self._settings,
+            unit=goal.unit_of(constraints) if unit.measured else unit,
+            table=table,
+            early=rewind_to,
+            seed=seed,
         )
 
     @property
@@ -128,7 +135,7 @@ class AAP:
 
         Args:
             evaluate: may be None where accuracy is not bounded, for instance without labels.
-            probe: measures a network right after surgery; needed for a bound on latency, energy or size.
+            probe: measures a network right after surgery; needed where latency, energy or size are bounded or minimised.
             on_round: called after each probe and each trained round, also for those found in `store`.
             store: where finished steps are kept, and found again by a run that resumes.
             recipe: names everything outside of this class that the results depend on: the training settings, the validation images,
@@ -137,14 +144,13 @@ class AAP:
                 short way at a small rate; here the mode is only recorded.
 
         Raises:
-            MeasurementError: the probe does not know what is bounded, such as energy without a meter; said before any training.
-            CompressionError: such a bound without a probe, an accuracy bound without `evaluate`, an answer of `evaluate` that is not one
-                value per image, scores that are not finite. Whatever `recover` (but its TrainingDiverged), `evaluate` or `probe` raise.
+            MeasurementError: the probe does not know what is asked for, such as energy without a meter; said before any training.
+            CompressionError: such an objective without a probe, an accuracy bound without `evaluate`, an answer of `evaluate` that is not
+                one value per image, scores that are not finite. Whatever `recover` (but its TrainingDiverged), `evaluate` or `probe` raise.
         """
-        if probe is None and goal.needs_probe(self._constraints):
-            asked = " and ".join(quantity for quantity in goal.MEASURED if quantity in goal.bounds(self._constraints))
+        if probe is None and (measured := goal.measured(self._constraints)):
             raise CompressionError(
-                f"a bound on {asked} needs a probe that measures candidates",
+                f"an objective on {' and '.join(measured)} needs a probe that measures candidates",
                 hint="pass probe=; without one, latency and energy are reachable as macs only, and size as params",
             )
         if evaluate is None and self._constraints.accuracy_drop is not None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor, nn
 
-from edgec.pipeline.compress.channel_cost import CostUnit, Widths
+from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost, Widths
 from edgec.pipeline.compress.channels import Groups, Selection
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.compress.surgery import cut
@@ -131,6 +131,30 @@ class TableCost:
         """Of the dense cost; below the smallest measured width it stays what it is there."""
         widths, costs = self._grids[name]
         return float(np.interp(width, widths, costs)) / float(costs[-1])
+
+
+class StepCost:
+    """A table's prices; and as the cost of the whole network that of which a round keeps a share: the table's, or the counted one where
+    that has fallen more since the round began.
+
+    What a runtime spends whatever the widths are does not fall with cuts: by such a table alone one round would go down to the floors.
+    """
+
+    def __init__(self, table: TableCost, counted: CountedCost, *, since: "float | StepCost" = 1.0) -> None:
+        """`since`: the cost at which the round begins with this network; or the price of the one that it began with, if this is a part."""
+        self._table, self._counted = table, counted
+        self.begun: tuple[float, float, float]
+        """The cost at which the round began, and what table and count gave for it."""
+        self.begun = since.begun if isinstance(since, StepCost) else (since, table.total({}), counted.total({}))
+
+    def total(self, widths: Widths) -> float:
+        """Of the whole network, as a fraction of the dense one's."""
+        cost, table, counted = self.begun
+        return cost * min(self._table.total(widths) / table, self._counted.total(widths) / counted)
+
+    def of_channel(self, group: str, widths: Widths) -> float:
+        """As the table says."""
+        return self._table.of_channel(group, widths)
 
 
 def require_of(table: CostTable, groups: Groups) -> None:

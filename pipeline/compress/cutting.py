@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from edgec.pipeline.compress.channel_cost import ChannelCost, CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Group, Groups, Selection
-from edgec.pipeline.compress.cost_table import CostTable, TableCost, require_of
+from edgec.pipeline.compress.cost_table import CostTable, StepCost, TableCost, require_of
 from edgec.pipeline.compress.count import cost, device_of, layers
 from edgec.pipeline.compress.groups import OUTPUT, find_groups
 from edgec.pipeline.compress.paper import select_below
@@ -49,12 +49,15 @@ class Network:
 
     @property
     def cost(self) -> float:
-        """In the unit of the search."""
+        """Counted; with a table, as a fraction of the dense network's (`StepCost`)."""
         return self.price.total({})
 
 
 class Cutter:
     """Cuts the networks of one search, all of which come from `dense`.
+
+    Args:
+        unit: counted; with a table, beside it.
 
     Raises:
         CompressionError: nothing can be pruned; the criterion is not known.
@@ -94,26 +97,25 @@ class Cutter:
         if table is not None:
             require_of(table, self.dense.groups)
 
-    def network(self, module: nn.Module) -> Network:
-        """Trace a network for its groups and their price."""
+    def network(self, module: nn.Module, *, since: float | ChannelCost = 1.0) -> Network:
+        """Trace a network for its groups and their price; `since` as in `StepCost`."""
         groups = find_groups(module, self._example, protect=self.settings.protect, stream=self.settings.stream)
-        return Network(module=module, digest=digest_of_tensors(module.state_dict()), groups=groups, price=self._price(module, groups))
-
-    def _price(self, module: nn.Module, groups: Groups) -> ChannelCost:
+        counted = CountedCost(layers(module, self._shape), groups, self.unit, total=self._in_unit(self.cost(module)))
+        price: ChannelCost = counted
         if self.table is not None:
-            return TableCost(self.table, groups)
-        return CountedCost(layers(module, self._shape), groups, self.unit, total=self._in_unit(self.cost(module)))
+            assert isinstance(since, float | StepCost)
+            price = StepCost(TableCost(self.table, groups), counted, since=since)
+        return Network(module=module, digest=digest_of_tensors(module.state_dict()), groups=groups, price=price)
 
     def cost(self, module: nn.Module) -> Cost:
         """By tracing."""
         return cost(module, self._shape)
 
     def share(self, network: Network, selection: Selection, counted: Cost) -> float:
-        """What a cut leaves of the dense network's cost, in the unit of the search: as counted in what is left, or by the table."""
+        """What a cut leaves of the dense network's cost, in the unit of the search: as counted in what is left, or as `StepCost` says."""
         if self.table is None:
             return self._in_unit(counted) / self._in_unit(self.dense_cost)
-        left = {g.name: g.channels - len(selection.removed.get(g.name, ())) for g in network.groups.prunable}
-        return network.price.total(left) / self.dense.cost
+        return network.price.total(_left(network, selection))
 
     def _in_unit(self, counted: Cost) -> int:
         return counted.parameters if self.unit is CostUnit.PARAMETERS else counted.macs
@@ -132,7 +134,7 @@ class Cutter:
 
     def accept(self, network: Network, selection: Selection, module: nn.Module) -> Network:
         """What training made of a cut of `network`, as one that may be cut in turn."""
-        result = self.network(module)
+        result = self.network(module, since=network.price.total(_left(network, selection)))
         result.early = None if network.early is None else cut(network.early, selection)
         return result
 
@@ -157,7 +159,7 @@ class Cutter:
         selection = self._select(part, PART * part.cost)
         if not selection:
             return part
-        following = self.network(self._refitted(part, selection))
+        following = self.network(self._refitted(part, selection), since=part.price)
         following.stays = {g.name: self._stays(part, g, selection) for g in part.groups.prunable}
         return following
 
@@ -193,6 +195,11 @@ class Cutter:
             substeps=self.settings.substeps,
             round_to=self.settings.round_to or ROUND_TO,
         )
+
+
+def _left(network: Network, selection: Selection) -> dict[str, int]:
+    """Widths of its groups after the cut."""
+    return {g.name: g.channels - len(selection.removed.get(g.name, ())) for g in network.groups.prunable}
 
 
 def seed_from(digest: Digest) -> int:

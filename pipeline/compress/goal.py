@@ -1,8 +1,11 @@
 """What a search may be asked for: contradictions are told before anything runs, and the unit of the search follows."""
 
+import math
+
 from edgec.pipeline.compress.channel_cost import CostUnit
 from edgec.pipeline.core.errors import CompressionError, MeasurementError
-from edgec.pipeline.core.records import Constraints, Probed, Quantity
+from edgec.pipeline.core.records import Constraints, Estimate, Probed, Quantity
+from edgec.pipeline.objective import concerns
 
 FIELDS = {
     Quantity.LATENCY: "latency_ratio",
@@ -68,28 +71,37 @@ def unit_of(constraints: Constraints) -> CostUnit:
     return CostUnit.MACS if by_macs else CostUnit.PARAMETERS
 
 
-def needs_probe(constraints: Constraints) -> bool:
-    """Whether a bound can only be judged by a probe."""
-    return any(quantity in MEASURED for quantity in bounds(constraints))
+def measured(constraints: Constraints) -> list[Quantity]:
+    """What is bounded or minimised that only a probe knows."""
+    return [quantity for quantity in MEASURED if concerns(constraints, quantity)]
 
 
 def require_known(constraints: Constraints, probed: Probed) -> None:
-    """That the probe measured what is bounded.
+    """That the probe measured what is asked for: a finite ratio above 0, and the upper end of its interval where that is bounded.
 
     Raises:
         MeasurementError: it did not; with the probe's reason.
     """
-    asked = bounds(constraints)
-    seen = {
-        Quantity.LATENCY: (probed.latency_ratio.value, probed.latency_ratio.reason),
-        Quantity.ENERGY: (probed.energy_ratio.value, probed.energy_ratio.reason),
-        Quantity.SIZE: (probed.size_ratio, "the probe makes no file"),
-    }
-    for quantity, (value, reason) in seen.items():
-        if quantity in asked and value is None:
+    size = Estimate(value=probed.size_ratio, high=probed.size_ratio, reason="the probe makes no file")
+    seen = {Quantity.LATENCY: probed.latency_ratio, Quantity.ENERGY: probed.energy_ratio, Quantity.SIZE: size}
+    for quantity in measured(constraints):
+        ratio = seen[quantity]
+        if ratio.value is None:
             hint = {
-                Quantity.LATENCY: "bound macs instead",
-                Quantity.ENERGY: "bound macs or latency_p50 instead, or take a target with a meter: edgec doctor lists them",
-                Quantity.SIZE: "bound params instead: a file's size follows them",
+                Quantity.LATENCY: "ask for macs instead",
+                Quantity.ENERGY: "ask for macs or latency_p50 instead, or take a target with a meter: edgec doctor lists them",
+                Quantity.SIZE: "ask for params instead: a file's size follows them",
             }[quantity]
-            raise MeasurementError(f"the objective bounds {quantity}, and it cannot be measured: {reason}", hint=hint)
+            why = ratio.reason or "the probe gives no value and no reason"
+            raise MeasurementError(f"the objective asks for {quantity}, and it cannot be measured: {why}", hint=hint)
+        high = ratio.high if quantity in bounds(constraints) else ratio.value
+        if high is None:
+            raise MeasurementError(
+                f"the probe gives {quantity} without the upper end of its interval, by which the bound is judged",
+                hint="Estimate(value=…, low=…, high=…); the same three times where there is no noise",
+            )
+        wrong = [end for end in (ratio.value, high) if not 0 < end < math.inf]
+        if wrong:
+            raise MeasurementError(
+                f"the probe gives a {quantity} of {wrong[0]:g} x dense", hint="a ratio to the dense network is finite and above 0"
+            )

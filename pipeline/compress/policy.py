@@ -11,7 +11,8 @@ The control variable is ln(cost kept); the threshold on scores follows from it. 
   A rejected round halves the step; a rejected cut of less than `GENTLE` from the last good network ends the search: the bounds lie
   beyond it, and the last good network is the nearest.
 
-Where a cost is to be minimised within such bounds, the first goal follows once they are met, among networks that meet them.
+Where a cost is to be minimised within such bounds, the first goal follows once they are met, among networks that meet them. The steps
+are in ln(cost kept) whatever is minimised; the answer is the accepted network in which that was the smallest, as measured or counted.
 
 The first trial of a history is the dense network. No selection is ever tried twice: one that repeats comes back as a REPEAT with
 the earlier outcome, costs nothing, and closes the bracket.
@@ -19,7 +20,7 @@ the earlier outcome, costs nothing, and closes the bracket.
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from edgec.pipeline.compress.goal import bounds
@@ -100,7 +101,8 @@ class Stop:
 def next_step(history: Sequence[Trial], settings: PruneSettings, constraints: Constraints) -> Propose | Stop:
     """What to do after this history, whose first entry is the dense network."""
     search = _Search(tuple(history), settings, constraints)
-    return search.within_bounds() if bounds(constraints) else search.as_far_as_accuracy_allows()
+    step = search.within_bounds() if bounds(constraints) else search.as_far_as_accuracy_allows()
+    return search.smallest(step) if isinstance(step, Stop) and step.met else step
 
 
 def is_accurate(trial: Trial, constraints: Constraints, margin: float = 1.0) -> bool:
@@ -112,19 +114,26 @@ def is_accurate(trial: Trial, constraints: Constraints, margin: float = 1.0) -> 
 
 def is_small_and_fast(trial: Trial, constraints: Constraints, *, margin: float = 1.0) -> bool:
     """Sizes are within their bounds, and the upper ends of the intervals of latency and energy within `margin` of theirs."""
-    if trial.phase is Phase.DENSE:
-        return all(bound >= 1 for bound in bounds(constraints).values())
-    exact = {Quantity.PARAMS: trial.params_ratio, Quantity.MACS: trial.macs_ratio, Quantity.SIZE: trial.size_ratio}
-    sampled = {Quantity.LATENCY: trial.latency, Quantity.ENERGY: trial.energy}
     for quantity, bound in bounds(constraints).items():
-        if quantity in exact:
-            seen, limit = exact[quantity], bound
-        else:
-            estimate = sampled[quantity]
-            seen, limit = None if estimate is None else estimate.high, margin * bound
-        if seen is None or seen > limit:
+        seen = _ratio(trial, quantity)
+        high, limit = (seen.high, margin * bound) if isinstance(seen, Estimate) else (seen, bound)
+        if high is None or not high <= limit:  # NaN is not within a bound
             return False
     return True
+
+
+def _ratio(trial: Trial, quantity: Quantity) -> Estimate | float | None:
+    """To the dense network: counted, or an estimate where it is sampled; None when it was not measured."""
+    if trial.phase is Phase.DENSE:
+        return 1.0
+    ratios: dict[Quantity, Estimate | float | None] = {
+        Quantity.PARAMS: trial.params_ratio,
+        Quantity.MACS: trial.macs_ratio,
+        Quantity.SIZE: trial.size_ratio,
+        Quantity.LATENCY: trial.latency,
+        Quantity.ENERGY: trial.energy,
+    }
+    return ratios[quantity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,11 +155,32 @@ class _Search:
 
     def good(self) -> int:
         """The last accepted network: the dense one at first. Once one meets the bounds, the last that does."""
-        accepted = [i for i, t in enumerate(self.history) if t.phase is not Phase.PROBE and self._accepted(t)]
+        accepted = self._kept()
         return max([i for i in accepted if is_small_and_fast(self.history[i], self.constraints)] or accepted)
+
+    def _kept(self) -> list[int]:
+        """Places of the dense network and of those that were accepted."""
+        return [i for i, t in enumerate(self.history) if t.phase is not Phase.PROBE and self._accepted(t)]
 
     def _accepted(self, trial: Trial) -> bool:
         return not trial.repeat and not trial.empty and is_accurate(trial, self.constraints, self.settings.margin)
+
+    def smallest(self, stop: Stop) -> Stop:
+        """The same end with the accepted network within the bounds in which the minimised quantity is smallest, the later one of two."""
+        least = self.constraints.minimise
+        if least is None or least is Quantity.ACCURACY_DROP:
+            return stop
+        within = [i for i in self._kept() if is_small_and_fast(self.history[i], self.constraints)]
+        chosen = min(reversed(within), key=lambda i: self._size(i, least))
+        if chosen == stop.chosen:
+            return stop
+        which = "the dense one" if chosen == 0 else f"one with {self.history[chosen].kept:.3f} of the cost"
+        return replace(stop, chosen=chosen, reason=f"{stop.reason}; of the accepted networks, the one with the smallest {least} is {which}")
+
+    def _size(self, trial: int, quantity: Quantity) -> float:
+        seen = _ratio(self.history[trial], quantity)
+        value = seen.value if isinstance(seen, Estimate) else seen
+        return math.inf if value is None else value
 
     def of(self, parent: int, phase: Phase) -> list[tuple[int, Trial]]:
         return [(i, t) for i, t in enumerate(self.history) if i > 0 and t.parent == parent and t.phase is phase]

@@ -17,15 +17,15 @@ from edgec.pipeline.compress.policy import Phase, Propose, Trial
 from edgec.pipeline.compress.rounds import RoundStore
 from edgec.pipeline.compress.surgery import cut
 from edgec.pipeline.core.codec import adapter, digest_of_json, json_from
-from edgec.pipeline.core.errors import TrainingDiverged
+from edgec.pipeline.core.errors import CompressionError, TrainingDiverged
 from edgec.pipeline.core.protocols import Probe
 from edgec.pipeline.core.records import Constraints, Cost, Digest, Estimate, Probed, Round
 from edgec.pipeline.stats import paired_difference
 
-Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module, int]]
+Recover = Callable[[nn.Module, float], nn.Module | tuple[nn.Module | None, int] | None]
 """Trains a cut network, given the fraction of the cost that was just cut; returns it, or it and the number of images it saw.
 
-It may train the network in place; what it returns has the same structure.
+Where it returns None in the network's place, that was trained in place; another network that it returns has the same structure.
 A TrainingDiverged from it (NaN loss) rejects the round; the search goes on from the last good network.
 """
 
@@ -125,7 +125,8 @@ class Trials:
 
     def _cut(self, network: Network, step: Propose) -> _Cut:
         """Choose channels, remove them, count and, where asked for, measure what is left; or find that this was done before."""
-        measured = self._probe is not None and (step.phase is Phase.TRAIN or goal.needs_probe(self._constraints))
+        asked = step.phase is Phase.TRAIN or not goal.bounds(self._constraints).keys().isdisjoint(goal.MEASURED)
+        measured = asked and self._probe is not None
         key = self._key(network, "measured" if measured else "cut", step)
         stored = None if self._store is None else self._store.load(key)
         if stored is not None:
@@ -155,7 +156,7 @@ class Trials:
         """What the probe says of a network of these widths.
 
         Raises:
-            MeasurementError: it does not say what the objective bounds.
+            MeasurementError: it does not say what the objective asks for.
         """
         assert self._probe is not None
         shape = digest_of_json(widths(narrow))
@@ -177,15 +178,7 @@ class Trials:
             return adapter(_Trained).validate_python(data), None if tensors is None else narrow
         started = time.monotonic()
         narrow = self._cutter.narrowed(network, step, selection)
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed_from(key))
-                answer = self._recover(narrow, share)
-        except TrainingDiverged as error:
-            answer, failure = None, f"rejected: {error.what}"
-        else:
-            failure = ""
-        module, images = answer if isinstance(answer, tuple) else (answer, 0)
+        module, images, failure = self._recovered(narrow, share, seed_from(key))
         if module is not None and (broken := _not_finite(module)):
             module, failure = None, f"rejected: training left {broken} with values that are not finite"
         trained = _Trained(failure=failure, images=images)
@@ -197,6 +190,28 @@ class Trials:
         if self._store is not None:
             self._store.save(key, None if module is None else module.state_dict(), json_from(trained))
         return trained, module
+
+    def _recovered(self, narrow: nn.Module, share: float, seed: int) -> tuple[nn.Module | None, int, str]:
+        """What `recover` made of a cut network: it, the images it saw, and why there is none.
+
+        Raises:
+            CompressionError: it returned something else.
+        """
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                answer = self._recover(narrow, share)
+        except TrainingDiverged as error:
+            return None, 0, f"rejected: {error.what}"
+        module, images = answer if isinstance(answer, tuple) else (answer, 0)
+        if module is None:
+            module = narrow
+        if not isinstance(module, nn.Module):
+            raise CompressionError(
+                f"recover returned {type(module).__name__}, not a network",
+                hint="it returns the trained network, the network and a number of images, or None where it trained in place",
+            )
+        return module, images, ""
 
     def _key(self, network: Network, what: str, step: Propose) -> str:
         """Names a step by everything that its result depends on."""

@@ -1,6 +1,7 @@
 """The search on a real network: 4 classes of noisy 12 x 12 images, a small VGG, seconds on one thread."""
 
 import copy
+import itertools
 import os
 import signal
 import subprocess
@@ -328,6 +329,26 @@ def test_training_that_fails_rejects_the_round_with_its_reason(dense):
     assert result.chosen > 1
 
 
+@pytest.mark.parametrize("constraints", [Constraints(params_ratio=0.5), Constraints(accuracy_drop=0.05)])
+def test_recover_that_returns_nothing_has_trained_in_place(dense, constraints):
+    def in_place(network: nn.Module, _cut: float) -> None:
+        train(network)
+
+    def run(recover) -> PruneResult:
+        return search(dense, constraints, PruneSettings(round_to=1, max_rounds=2)).run(recover=recover, evaluate=right)
+
+    result, returned = run(in_place), run(lambda network, _: train(network))
+    assert result.met
+    assert result.chosen
+    assert without_time(result) == without_time(returned)
+
+
+def test_recover_that_returns_no_network_is_told(dense):
+    for answer in (0.5, (0.5, 10)):
+        with pytest.raises(CompressionError, match="recover returned float"):
+            search(dense, Constraints(params_ratio=0.5)).run(recover=lambda _, cut, answer=answer: answer, evaluate=right)
+
+
 def test_weights_that_are_not_finite_are_a_failed_training(dense):
     def broken(network: nn.Module, _cut: float) -> nn.Module:
         network.classifier.weight.data[0] = float("nan")
@@ -513,6 +534,23 @@ def test_unknown_energy_is_told_before_anything_is_trained(dense):
         search(dense, Constraints(energy_ratio=0.5, size_ratio=0.5)).run(recover=None, evaluate=None)
 
 
+def test_minimised_size_and_energy_are_measured_and_need_a_probe(dense):
+    def grows(candidate: nn.Module) -> Probed:
+        """Files and joules that grow with each cut, as those of a runtime that pads widths may."""
+        share = 2 - cost(candidate, SHAPE).parameters / cost(dense, SHAPE).parameters
+        return Probed(size_ratio=share, energy_ratio=Estimate(value=share, low=share, high=share))
+
+    settings = PruneSettings(round_to=1, max_rounds=2)
+    for least in (Quantity.SIZE, Quantity.ENERGY):
+        asked = Constraints(accuracy_drop=1.0, minimise=least)
+        result = search(dense, asked, settings).run(recover=untouched, evaluate=right, probe=grows)
+        assert [r.accepted for r in result.rounds] == [True, True]
+        assert (result.met, result.chosen, result.module) == (True, 0, dense)
+        assert f"smallest {least} is the dense one" in result.reason
+        with pytest.raises(CompressionError, match=f"{least} needs a probe"):
+            search(dense, asked, settings).run(recover=untouched, evaluate=right)
+
+
 def test_accuracy_bound_without_labels_is_told(dense):
     with pytest.raises(CompressionError, match="no evaluate"):
         search(dense, Constraints(accuracy_drop=0.01, params_ratio=0.5)).run(recover=None, evaluate=None)
@@ -563,6 +601,20 @@ def test_table_of_seconds_moves_the_cut_to_where_time_is(dense):
         widths_by[dear] = only.widths
     assert widths_by["features.0"]["features.0"] < 12 < widths_by["features.8"]["features.0"]
     assert widths_by["features.8"]["features.8"] < 25 < widths_by["features.0"]["features.8"]
+
+
+@pytest.mark.parametrize("cuttable", [0.0, 0.05])
+@pytest.mark.parametrize("bound", [Constraints(accuracy_drop=1.0), Constraints(params_ratio=0.5)])
+def test_table_of_little_that_can_be_cut_makes_no_round_go_beyond_a_step(dense, cuttable, bound):
+    names = {"features.0": 16, "features.4": 24, "features.8": 32}
+    groups = {name: GroupCosts(widths=(1, width), costs=(1 - cuttable, 1.0)) for name, width in names.items()}
+    table = CostTable(unit=CostUnit.SECONDS, groups=groups, provenance=Provenance.SIMULATED)
+    result = search(dense, bound, PruneSettings(round_to=1, max_rounds=3), table=table).run(recover=untouched, evaluate=right)
+    kept = [1.0] + [r.cost.parameters / cost(dense, SHAPE).parameters for r in result.rounds if r.checkpoint]
+    assert result.met
+    assert len(kept) > 2
+    assert all(0.65 <= after / before <= 0.95 for before, after in itertools.pairwise(kept))
+    assert bound.params_ratio is None or 0.45 <= kept[-1] <= 0.5
 
 
 def test_unit_and_table_that_do_not_fit_are_told(dense):

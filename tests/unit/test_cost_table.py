@@ -14,7 +14,7 @@ from pruning_zoo import Chain, ResNet, settled
 from torch import nn
 
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
-from edgec.pipeline.compress.cost_table import LEAST_PRICE, CostTable, GroupCosts, TableCost, measure_table, require_of
+from edgec.pipeline.compress.cost_table import LEAST_PRICE, CostTable, GroupCosts, StepCost, TableCost, measure_table, require_of
 from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import find_groups
 from edgec.pipeline.core.errors import CompressionError, MeasurementError
@@ -73,6 +73,19 @@ def test_noisy_costs_become_the_nearest_rising_ones() -> None:
     price = TableCost(table(**{name: noisy}), GROUPS)
     whole = price.total({})
     assert [price.total({name: w}) / whole for w in (1, 2, 4)] == pytest.approx([2 / 8, 2 / 8, 4 / 8])
+
+
+def test_step_is_a_share_of_what_falls_faster_since_its_round_began() -> None:
+    counted = CountedCost(layers(CHAIN, SHAPE), GROUPS, CostUnit.MACS, total=cost(CHAIN, SHAPE).macs)
+    half = {name: width // 2 for name, width in WIDTHS.items()}
+    for curve in (lambda share: 1.0, lambda share: 0.95 + 0.05 * share, lambda share: share**8):
+        prices = TableCost(table(curve), GROUPS)
+        steps = StepCost(prices, counted, since=0.4)
+        shares = (prices.total(half) / prices.total({}), counted.total(half) / counted.total({}))
+        assert steps.total({}) == 0.4
+        assert steps.total(half) == pytest.approx(0.4 * min(shares))
+        assert StepCost(prices, counted, since=steps).total(half) == steps.total(half)
+        assert all(steps.of_channel(name, half) == prices.of_channel(name, half) for name in half)
 
 
 def test_table_is_read_back_from_its_file(tmp_path: Path) -> None:

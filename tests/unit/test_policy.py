@@ -392,6 +392,21 @@ def test_minimised_cost_within_bounds_goes_on_among_networks_that_meet_them():
     assert World(lambda kept: 0.0).search(replace(bound, latency_ratio=1.0)).met
 
 
+@pytest.mark.parametrize(
+    ("latency", "fastest"),
+    [(lambda kept: 2 - kept, 1.0), (lambda kept: abs(kept - 0.5) + 0.5, 0.5), (PROPORTIONAL, 0.3)],
+    ids=["slower with each cut", "slower below a half", "proportional"],
+)
+def test_minimised_latency_is_that_which_was_measured(latency, fastest):
+    world = World(lambda kept: 0.0 if kept >= 0.3 else 0.1, latency)
+    stop = world.search(replace(ACCURACY, minimise=Quantity.LATENCY))
+    accepted = [t.kept for t in world.history if t.phase is Phase.TRAIN and is_accurate(t, ACCURACY)]
+    assert stop.met
+    assert latency(world.history[stop.chosen].kept) == min(latency(kept) for kept in [1.0, *accepted])
+    assert world.history[stop.chosen].kept == pytest.approx(fastest, rel=0.05)
+    assert min(accepted) <= 0.3 * math.exp(2 * 0.02) + world.grid, "the steps went on where nothing was gained"
+
+
 def test_energy_and_size_are_judged_like_latency_and_like_parameters():
     trial = Trial(phase=Phase.TRAIN, parent=0, asked=0.5, kept=0.5, energy=Estimate(value=0.5, low=0.49, high=0.51), size_ratio=0.5)
     assert is_small_and_fast(trial, Constraints(energy_ratio=0.51))
