@@ -173,6 +173,24 @@ class Grouped(nn.Module):
         return self.fc(F.relu(self.head(x)).mean(dim=(2, 3)))
 
 
+class GroupedShuffle(nn.Module):
+    """ShuffleNetV1: a grouped convolution, its channels shuffled, depthwise, another grouped convolution, a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = conv_bn(1, 12), conv_bn(12, 24, 1, groups=3)
+        self.depthwise, self.second = conv_bn(24, 24, groups=24), conv_bn(24, 12, 1, groups=3)
+        self.last, self.fc = nn.Conv2d(12, 10, 1), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        inside = F.relu(self.first(x))
+        n, c, h, w = inside.shape
+        inside = inside.view(n, 3, c // 3, h, w).transpose(1, 2).reshape(n, c, h, w)
+        x = F.relu(x + self.second(self.depthwise(inside)))
+        return self.fc(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
 class Dense(nn.Module):
     """DenseNet: every layer reads all earlier ones side by side, normalised before the convolution."""
 
@@ -443,6 +461,7 @@ ZOO = {
     "dense": Dense,
     "gru": lambda: Recurrent(nn.GRU),
     "grouped": Grouped,
+    "grouped_shuffle": GroupedShuffle,
     "inception": Inception,
     "inverted": Inverted,
     "lstm": lambda: Recurrent(nn.LSTM),
