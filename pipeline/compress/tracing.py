@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from edgec.pipeline.compress.channels import Group, Member, Side
 from edgec.pipeline.compress.count import CONVOLUTIONS, Example
 from edgec.pipeline.compress.opaque import sealed
-from edgec.pipeline.compress.surgery import is_depthwise, is_grouped, is_matrix, reason_uncuttable
+from edgec.pipeline.compress.surgery import dimension, is_depthwise, is_grouped, is_matrix, reason_uncuttable
 from edgec.pipeline.core.errors import ModelError
 
 MIXED = "a reshape moves its channels (channel shuffle, split into heads)"
 UNKNOWN = "which of its places belong to which channel is not known"
+POOLED = "it reads fewer channels than there are (a mean or maximum over channels, PixelShuffle): which belong to which is not known"
+SINGLE = "it is one channel: nothing to cut"
 CIRCLES = "splits and sums lead from each of its channels to others without end"
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase)  # noqa: SLF001 torch has no public name for "any convolution"
 """Layers that compute channels."""
@@ -110,7 +112,8 @@ def _offers(graph: Any) -> Iterator[Any]:
             name = names[layer]
             yield Found(Group(name=name, channels=channels, members=(), writers=(name,)), uncuttable=CIRCLES)
             continue
-        visited |= {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
+        computed = {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
+        visited |= {each for each in computed if not isinstance(each, ROOTS) or (dimension(each, Side.OUT) == 1) == (channels == 1)}
         yield group
 
 
@@ -212,13 +215,16 @@ def _found(graph: Any, offered: Any, order: Mapping[str, int], roots: set[Any]) 
         name = names.get(id(node.module))
         if name is None or (isinstance(node.module, nn.PReLU) and node.module.num_parameters == 1):
             continue
+        side = Side.CHANNEL if is_out and is_in else Side.OUT if is_out else Side.IN if is_matrix(node.module) else Side.FED
+        places = dimension(node.module, side)
+        if places and (places == 1) != (channels == 1):
+            continue  # spread over all channels, or one value of all channels: no width that shrinks with them
         positions: list[list[int]] = [[] for _ in range(channels)]
         for index, root in zip(item.idxs, item.root_idxs, strict=True):
             if root is not None:  # the library loses track behind some reshapes
                 positions[root].append(index)
-        side = Side.CHANNEL if is_out and is_in else Side.OUT if is_out else Side.IN if is_matrix(node.module) else Side.FED
         members.append(Member(layer=name, side=side, positions=tuple(tuple(sorted(p)) for p in positions)))
-        why = reason_uncuttable(node.module)
+        why = reason_uncuttable(node.module) or (POOLED if places and max(item.idxs) >= places else "")
         uncuttable = uncuttable or (why and f"{name}: {why}")
     members = _bundled(members, layers)
     uneven = next((m.layer for m in members if len({len(p) for p in m.positions}) != 1 or not m.positions[0]), "")
@@ -273,8 +279,10 @@ def _period(layer: nn.Module, side: Side) -> int:
 
 
 def _lonely(members: Sequence[Member], layers: Mapping[str, nn.Module]) -> str:
-    """Why a group of one channel has nothing to lose, where a grouped convolution made it one."""
-    grouped = next((m.layer for m in members if is_grouped(layers[m.layer])), None)
-    if grouped is None or len(members[0].positions) > 1:
+    """Why a group of one channel has nothing to lose."""
+    if len(members[0].positions) > 1:
         return ""
+    grouped = next((m.layer for m in members if is_grouped(layers[m.layer])), None)
+    if grouped is None:
+        return SINGLE
     return f"{grouped}: grouped convolution ({layers[grouped].groups} groups) with one of these channels in each group"

@@ -260,6 +260,33 @@ class SqueezeExcite(nn.Module):
         return self.fc(self.project(x * gate).mean(dim=(2, 3)))
 
 
+class SpatialGate(nn.Module):
+    """scSE: each place of all channels times a gate that one channel computes from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.project = nn.Sequential(conv_bn(1, 12), nn.ReLU()), nn.Conv2d(12, 1, 1), conv_bn(12, 8, 1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.fc(F.relu(self.project(x * torch.sigmoid(self.gate(x)))).mean(dim=(2, 3)))
+
+
+class PooledGate(nn.Module):
+    """CBAM: each place of all channels times a gate computed from their mean and their maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.project = nn.Sequential(conv_bn(1, 12), nn.ReLU()), nn.Conv2d(2, 1, 3, padding=1), conv_bn(12, 8, 1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        gate = self.gate(torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1))
+        return self.fc(F.relu(self.project(x * torch.sigmoid(gate))).mean(dim=(2, 3)))
+
+
 class MLP(nn.Module):
     """Linear layers on flattened pixels."""
 
@@ -467,9 +494,11 @@ ZOO = {
     "lstm": lambda: Recurrent(nn.LSTM),
     "lstm_deep": lambda: Recurrent(nn.LSTM, 2),
     "mlp": MLP,
+    "pooled_gate": PooledGate,
     "resnet": ResNet,
     "shared": Shared,
     "shuffle": Shuffle,
+    "spatial_gate": SpatialGate,
     "squeeze": SqueezeExcite,
     "subpixel": SubPixel,
     "transposed": Transposed,
