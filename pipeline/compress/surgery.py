@@ -32,6 +32,19 @@ def is_matrix(layer: nn.Module) -> bool:
     return isinstance(layer, nn.Linear) or (isinstance(layer, CONVOLUTIONS) and layer.groups == 1)
 
 
+def dimension(layer: nn.Module, side: Side) -> int:
+    """Places that this side of the layer has; 0 for a kind that cannot be cut."""
+    if isinstance(layer, nn.RNNBase):
+        return layer.input_size if side is Side.FED else (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
+    if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
+        return layer.in_channels if side in (Side.IN, Side.FED) else layer.out_channels
+    if isinstance(layer, nn.Linear):
+        return layer.in_features if side is Side.IN else layer.out_features
+    if isinstance(layer, NORMS):
+        return layer.num_features
+    return layer.num_parameters if isinstance(layer, nn.PReLU) else 0
+
+
 def reason_uncuttable(layer: nn.Module) -> str:
     """Empty when `cut` can take channels out of this layer."""
     kind = type(layer).__name__

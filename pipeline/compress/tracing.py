@@ -4,7 +4,7 @@ What comes out are offers: the library takes operations that it does not know fo
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -12,11 +12,13 @@ from torch import Tensor, nn
 from edgec.pipeline.compress.channels import Group, Member, Side
 from edgec.pipeline.compress.count import CONVOLUTIONS, Example
 from edgec.pipeline.compress.opaque import sealed
-from edgec.pipeline.compress.surgery import is_depthwise, is_grouped, is_matrix, reason_uncuttable
+from edgec.pipeline.compress.surgery import dimension, is_depthwise, is_grouped, is_matrix, reason_uncuttable
 from edgec.pipeline.core.errors import ModelError
 
 MIXED = "a reshape moves its channels (channel shuffle, split into heads)"
 UNKNOWN = "which of its places belong to which channel is not known"
+POOLED = "it reads fewer channels than there are (a mean or maximum over channels, PixelShuffle): which belong to which is not known"
+SINGLE = "it is one channel: nothing to cut"
 CIRCLES = "splits and sums lead from each of its channels to others without end"
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase)  # noqa: SLF001 torch has no public name for "any convolution"
 """Layers that compute channels."""
@@ -110,7 +112,8 @@ def _offers(graph: Any) -> Iterator[Any]:
             name = names[layer]
             yield Found(Group(name=name, channels=channels, members=(), writers=(name,)), uncuttable=CIRCLES)
             continue
-        visited |= {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
+        computed = {item.dep.target.module for item in group if graph.is_out_channel_pruning_fn(item.dep.handler)}
+        visited |= {each for each in computed if not isinstance(each, ROOTS) or (dimension(each, Side.OUT) == 1) == (channels == 1)}
         yield group
 
 
@@ -212,16 +215,18 @@ def _found(graph: Any, offered: Any, order: Mapping[str, int], roots: set[Any]) 
         name = names.get(id(node.module))
         if name is None or (isinstance(node.module, nn.PReLU) and node.module.num_parameters == 1):
             continue
+        side = Side.CHANNEL if is_out and is_in else Side.OUT if is_out else Side.IN if is_matrix(node.module) else Side.FED
+        places = dimension(node.module, side)
+        if places and (places == 1) != (channels == 1):
+            continue  # spread over all channels, or one value of all channels: no width that shrinks with them
         positions: list[list[int]] = [[] for _ in range(channels)]
         for index, root in zip(item.idxs, item.root_idxs, strict=True):
             if root is not None:  # the library loses track behind some reshapes
                 positions[root].append(index)
-        side = Side.CHANNEL if is_out and is_in else Side.OUT if is_out else Side.IN if is_matrix(node.module) else Side.FED
         members.append(Member(layer=name, side=side, positions=tuple(tuple(sorted(p)) for p in positions)))
-        why = reason_uncuttable(node.module)
+        why = reason_uncuttable(node.module) or (POOLED if places and max(item.idxs) >= places else "")
         uncuttable = uncuttable or (why and f"{name}: {why}")
-    for member in members:
-        members = _bundled(members, member, layers[member.layer])
+    members = _bundled(members, layers)
     uneven = next((m.layer for m in members if len({len(p) for p in m.positions}) != 1 or not m.positions[0]), "")
     uncuttable = uncuttable or (uneven and f"{uneven}: {UNKNOWN}") or _lonely(members, layers)
     writers = [m.layer for m in members if m.side is Side.OUT or (m.side is Side.CHANNEL and is_depthwise(layers[m.layer]))]
@@ -237,31 +242,47 @@ def _found(graph: Any, offered: Any, order: Mapping[str, int], roots: set[Any]) 
     return Found(group, output=output, adds=adds and several, uncuttable=uncuttable, mixed=mixed)
 
 
-def _bundled(members: list[Member], by: Member, layer: nn.Module) -> list[Member]:
-    """Members whose channels are those of before, taken together where this layer can only lose them together.
+def _bundled(members: list[Member], layers: Mapping[str, nn.Module]) -> list[Member]:
+    """Members whose channels are those of before, taken together where some layer can only lose them together.
 
-    A grouped convolution loses one channel of each of its groups, a bidirectional recurrent layer a unit of both directions.
+    A grouped convolution loses one channel of each of its groups, a bidirectional recurrent layer a unit of both directions. Where several
+    layers bind channels, what one of them takes together the others do too.
     """
-    if isinstance(layer, nn.RNNBase) and by.side is Side.OUT:
-        size = layer.proj_size or layer.hidden_size
-    elif isinstance(layer, CONVOLUTIONS) and is_grouped(layer) and by.side in (Side.OUT, Side.FED):
-        size = (layer.out_channels if by.side is Side.OUT else layer.in_channels) // layer.groups
-    else:
-        return members
-    bundles: dict[int, list[int]] = {}
-    for channel, positions in enumerate(by.positions):
-        bundles.setdefault(positions[0] % size if positions else channel, []).append(channel)
+    bundle = list(range(len(members[0].positions)))
+    """Of each channel: the lowest channel that it goes with."""
+    for member in members:
+        size = _period(layers[member.layer], member.side)
+        if not size:
+            continue
+        first: dict[int, int] = {}
+        for channel, positions in enumerate(member.positions):
+            for position in positions:
+                one, other = bundle[first.setdefault(position % size, channel)], bundle[channel]
+                if one != other:
+                    low, high = sorted((one, other))
+                    bundle = [low if each == high else each for each in bundle]
+    together: dict[int, list[int]] = {}
+    for channel, lowest in enumerate(bundle):
+        together.setdefault(lowest, []).append(channel)
     return [
-        Member(
-            layer=m.layer, side=m.side, positions=tuple(tuple(sorted(p for c in some for p in m.positions[c])) for some in bundles.values())
-        )
-        for m in members
+        replace(m, positions=tuple(tuple(sorted(p for c in some for p in m.positions[c])) for some in together.values())) for m in members
     ]
 
 
+def _period(layer: nn.Module, side: Side) -> int:
+    """The distance of the positions on this side that the layer can only lose together; 0 when it loses each alone."""
+    if isinstance(layer, nn.RNNBase) and side is Side.OUT:
+        return layer.proj_size or layer.hidden_size
+    if isinstance(layer, CONVOLUTIONS) and is_grouped(layer) and side in (Side.OUT, Side.FED):
+        return (layer.out_channels if side is Side.OUT else layer.in_channels) // layer.groups
+    return 0
+
+
 def _lonely(members: Sequence[Member], layers: Mapping[str, nn.Module]) -> str:
-    """Why a group of one channel has nothing to lose, where a grouped convolution made it one."""
-    grouped = next((m.layer for m in members if is_grouped(layers[m.layer])), None)
-    if grouped is None or len(members[0].positions) > 1:
+    """Why a group of one channel has nothing to lose."""
+    if len(members[0].positions) > 1:
         return ""
+    grouped = next((m.layer for m in members if is_grouped(layers[m.layer])), None)
+    if grouped is None:
+        return SINGLE
     return f"{grouped}: grouped convolution ({layers[grouped].groups} groups) with one of these channels in each group"

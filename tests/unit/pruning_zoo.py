@@ -173,6 +173,24 @@ class Grouped(nn.Module):
         return self.fc(F.relu(self.head(x)).mean(dim=(2, 3)))
 
 
+class GroupedShuffle(nn.Module):
+    """ShuffleNetV1: a grouped convolution, its channels shuffled, depthwise, another grouped convolution, a shortcut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = conv_bn(1, 12), conv_bn(12, 24, 1, groups=3)
+        self.depthwise, self.second = conv_bn(24, 24, groups=24), conv_bn(24, 12, 1, groups=3)
+        self.last, self.fc = nn.Conv2d(12, 10, 1), nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.stem(x))
+        inside = F.relu(self.first(x))
+        n, c, h, w = inside.shape
+        inside = inside.view(n, 3, c // 3, h, w).transpose(1, 2).reshape(n, c, h, w)
+        x = F.relu(x + self.second(self.depthwise(inside)))
+        return self.fc(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
 class Dense(nn.Module):
     """DenseNet: every layer reads all earlier ones side by side, normalised before the convolution."""
 
@@ -240,6 +258,33 @@ class SqueezeExcite(nn.Module):
         x = self.depthwise(self.stem(x))
         gate = F.hardsigmoid(self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(x, 1)))))
         return self.fc(self.project(x * gate).mean(dim=(2, 3)))
+
+
+class SpatialGate(nn.Module):
+    """scSE: each place of all channels times a gate that one channel computes from them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.project = nn.Sequential(conv_bn(1, 12), nn.ReLU()), nn.Conv2d(12, 1, 1), conv_bn(12, 8, 1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        return self.fc(F.relu(self.project(x * torch.sigmoid(self.gate(x)))).mean(dim=(2, 3)))
+
+
+class PooledGate(nn.Module):
+    """CBAM: each place of all channels times a gate computed from their mean and their maximum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.gate, self.project = nn.Sequential(conv_bn(1, 12), nn.ReLU()), nn.Conv2d(2, 1, 3, padding=1), conv_bn(12, 8, 1)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        gate = self.gate(torch.cat((x.mean(dim=1, keepdim=True), x.amax(dim=1, keepdim=True)), dim=1))
+        return self.fc(F.relu(self.project(x * torch.sigmoid(gate))).mean(dim=(2, 3)))
 
 
 class MLP(nn.Module):
@@ -443,14 +488,17 @@ ZOO = {
     "dense": Dense,
     "gru": lambda: Recurrent(nn.GRU),
     "grouped": Grouped,
+    "grouped_shuffle": GroupedShuffle,
     "inception": Inception,
     "inverted": Inverted,
     "lstm": lambda: Recurrent(nn.LSTM),
     "lstm_deep": lambda: Recurrent(nn.LSTM, 2),
     "mlp": MLP,
+    "pooled_gate": PooledGate,
     "resnet": ResNet,
     "shared": Shared,
     "shuffle": Shuffle,
+    "spatial_gate": SpatialGate,
     "squeeze": SqueezeExcite,
     "subpixel": SubPixel,
     "transposed": Transposed,

@@ -21,6 +21,7 @@ from edgec.pipeline.compress.channels import Selection
 from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
 from edgec.pipeline.compress.surgery import cut, mask
+from edgec.pipeline.compress.tracing import SINGLE
 from edgec.pipeline.core.errors import ModelError
 from edgec.pipeline.core.records import Constraints, TensorSpec
 from edgec.pipeline.core.settings import PruneSettings
@@ -41,14 +42,17 @@ FREE = {
     "dense": "stem layers.0 layers.1 layers.2 transition.0",
     "gru": "embed steps hidden",
     "grouped": "reduce.0 middle.0 head",
+    "grouped_shuffle": "last",
     "inception": "stem.0.0 one.0.0 three.0.0 three.2.0 five.0.0 five.2.0 pool.1.0 last",
     "inverted": "stem.0.0 first.0.0 second.0.0 head.0.0",
     "lstm": "embed steps hidden",
     "lstm_deep": "hidden",
     "mlp": "layers.1 layers.5",
+    "pooled_gate": "project.0",
     "resnet": "blocks.0.conv1 blocks.1.conv1 blocks.2.conv1",
     "shared": "stem.0 head.0",
     "shuffle": "stem.0.0 down_right.0.0 unit.0.0 last.0.0",
+    "spatial_gate": "stem.0.0 project.0",
     "squeeze": "stem.0.0 squeeze project.0",
     "subpixel": "first last",
     "transposed": "down middle up last",
@@ -61,11 +65,14 @@ PROTECTED = {
     "bottleneck": {"stem.0": STREAM},
     "convnext": {"stem": NORMALISES},
     "grouped": {"stem.0": STREAM},
+    "grouped_shuffle": {"stem.0": STREAM, "first.0": MOVES},
     "inverted": {"first.4.0": STREAM},
     "lstm_deep": {"embed": "steps: LSTM of 2 layers", "steps": "LSTM of 2 layers"},
+    "pooled_gate": {"stem.0.0": "gate: it reads fewer channels than there are", "gate": SINGLE},
     "resnet": {"stem.0.0": STREAM, "blocks.1.conv2": STREAM, "blocks.2.conv2": STREAM},
     "shuffle": {"down_left.1.0": MOVES, "unit.3.0": MOVES},
-    "subpixel": {"second": "without half of its channels the network cannot run"},
+    "spatial_gate": {"gate": SINGLE},
+    "subpixel": {"second": "last: it reads fewer channels than there are"},
     "vit": {"patch": NORMALISES, "qkv": MOVES},
 }
 """Beside the output; a part of each reason."""
