@@ -3,81 +3,38 @@
 A session that missed an answer is over: its agent is stopped and every later call says so. Arrays travel as files by digest.
 """
 
-import hashlib
-import posixpath
 import tempfile
-import threading
-import time
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from edgec.pipeline.core import errors
 from edgec.pipeline.core.files import digest_of
-from edgec.pipeline.core.protocols import Channel, Events, Transport
-from edgec.pipeline.core.records import Conditions, Digest, StoppingRule, TargetFacts, WheelLock
+from edgec.pipeline.core.protocols import Events
+from edgec.pipeline.core.records import Conditions, Digest, TargetFacts, WheelLock
 from edgec.pipeline.core.settings import TargetSettings, TransportKind
 from edgec.targets import answers
 from edgec.targets.agent.environment import IMPORT_S
 from edgec.targets.agent.trust import Signature
-from edgec.targets.agent.wire import encode
-from edgec.targets.libraries import remedy
-from edgec.targets.owner import is_gone, me
+from edgec.targets.conversation import MARGIN_S
+from edgec.targets.networks import NetworkSession
 from edgec.targets.packing import packed
 from edgec.targets.replies import (
-    BuiltEngine,
     Contents,
-    DeviceFingerprint,
-    EngineJob,
     EnvironmentThere,
     GoldenBounds,
     GoldenCheck,
-    Holder,
-    MeterTrace,
-    NetworkJob,
-    Outputs,
     PreparedEnvironment,
-    ProfiledNetwork,
-    ProfileRun,
     StagedRelease,
 )
 from edgec.targets.starting import start_agent, transport_to
 
 UNPACKED_BYTES = 500_000_000
 """Of the largest private environment: TensorFlow's. Checking one takes a target that long."""
-BEAT_S = 20.0
-"""The agent ends itself after 120 s without a word: a cut link must not hold the target's lock."""
-MARGIN_S = 15.0
-"""Added to the agent's own deadlines, so that its explanation arrives before ours."""
 SLOWEST_DISK = 2e6
 """Bytes per second that a target hashes and writes at least (old SD cards): lengthens the deadline for large files."""
-
-FAULTS: dict[str, tuple[type[errors.EdgecError], str]] = {
-    "DeviceFull": (errors.DeviceFull, "free some space there, or keep fewer releases (`keep`)"),
-    "DeviceReadOnly": (errors.DeviceReadOnly, "remount it writable, or name another `folder` of the target"),
-    "DeviceBusy": (errors.DeviceBusy, "wait until that session ends, or end it with --take-over"),
-    "SignatureRejected": (
-        errors.SignatureRejected,
-        "name the `signing_key` in deploy.toml, and have the target trust it: edgec keys trust --target NAME",
-    ),
-    "HealthCheckFailed": (errors.HealthCheckFailed, "see the cause in the context; the release lies on the target, not active"),
-    "GoldenCheckFailed": (errors.GoldenCheckFailed, ""),
-    "CommandFailed": (errors.CommandFailed, ""),
-    "DigestMismatch": (errors.DigestMismatch, "run the command again: damaged files have been removed and are sent anew"),
-    "RunnerDied": (errors.RunnerDied, "see the last lines of its stderr in the context; a smaller batch or network may fit"),
-    "ProtocolViolation": (errors.ProtocolViolation, ""),
-    "ModelError": (errors.ModelError, "check the file, its inputs, and the runtime's version on the target"),
-    "ToolchainMissing": (errors.ToolchainMissing, "install it for that interpreter, or name another one as `python` of the target"),
-    "LoweringError": (errors.LoweringError, "the layer and the remedy are in the message; see the log in the context"),
-    "DeadlineExceeded": (errors.DeadlineExceeded, "allow more time, or a smaller network"),
-    "MeasurementError": (errors.MeasurementError, ""),
-    "TargetError": (errors.TargetError, ""),
-    "AgentError": (errors.AgentError, ""),
-}
-"""What an agent may report, as ours. A device cannot name any other class."""
 
 Progress = Callable[[int, int], None]
 
@@ -99,32 +56,11 @@ def open_session(settings: TargetSettings, *, events: Events | None = None) -> I
         yield session
 
 
-class AgentSession:
+class AgentSession(NetworkSession):
     """One agent, running. Not for use from several threads.
 
     Every method raises TargetError of the fitting kind; `DeadlineExceeded` and `AgentDied` end the session.
     """
-
-    def __init__(self, settings: TargetSettings, transport: Transport, channel: Channel, folder: str, events: Events | None) -> None:
-        self.target = settings.name
-        self.folder = folder
-        self._settings = settings
-        self._transport = transport
-        self._channel = channel
-        self._events = events
-        self._number = 0
-        self._over = ""
-        self._locked = False
-        self._sending = threading.Lock()
-        self._closing = threading.Event()
-        self._heart = threading.Thread(target=self._beat, daemon=True)
-        self._heart.start()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def facts(self) -> TargetFacts:
         """What the target is."""
@@ -133,28 +69,6 @@ class AgentSession:
     def conditions(self) -> Conditions:
         """In which state the target is now."""
         return answers.record(Conditions, self._call("conditions"), self.target)
-
-    def lock(self, owner: str = "", *, take_over: bool = False) -> None:
-        """Take charge of the target until the session ends. Operations that need it do so themselves under this user's name.
-
-        Raises:
-            DeviceBusy: somebody else is in charge, with name and age. `take_over` ends that session instead; one whose host is provably
-                gone is ended in any case.
-        """
-        if self._locked:
-            return
-        try:
-            self._call("lock", owner=owner or me(), by_force=take_over)
-        except errors.DeviceBusy as busy:
-            if not is_gone(busy.context.get("owner")):
-                raise
-            self._call("lock", owner=owner or me(), by_force=True)
-        self._locked = True
-
-    def holder(self) -> Holder | None:
-        """Who is in charge of the target; None when nobody is."""
-        said = self._field(dict[str, Any] | None, self._call("holder"), "holder")
-        return None if said is None else answers.record(Holder, said, self.target)
 
     def trusted(self) -> tuple[str, ...] | None:
         """Fingerprints of the keys whose releases the target takes; None when it asks for no signatures."""
@@ -302,108 +216,6 @@ class AgentSession:
         tolerance = {"max_abs": said.pop("max_abs"), "top1": said.pop("top1")}
         return {**said, "tolerance": tolerance, "patience_s": self._settings.request_timeout_s}
 
-    def profile(
-        self,
-        jobs: Sequence[NetworkJob],
-        rule: StoppingRule,
-        *,
-        meter: str = "auto",
-        idle_s: float = 0.0,
-        seed: int = 0,
-        period_s: float = 0.05,
-    ) -> ProfileRun:
-        """Measure networks turn by turn. `idle_s` is rested before and after when there is a meter, which is read every `period_s`."""
-        self.lock()
-        blocks: list[list[tuple[int, ...]]] = [[] for _ in jobs]
-        spans: list[list[tuple[int, int]]] = [[] for _ in jobs]
-        warmups: list[list[int]] = [[] for _ in jobs]
-
-        with ExitStack() as stack:
-            told = stack.enter_context(self._events.progress(f"measuring on {self.target}", 100)) if self._events is not None else None
-
-            def hear(event: dict[str, Any]) -> None:
-                if "samples" in event:
-                    part = answers.record(answers.Samples, event["samples"], self.target)
-                    self._known(part.index, jobs)
-                    blocks[part.index].extend(part.blocks)
-                    spans[part.index].extend(part.spans)
-                elif "warmup" in event:
-                    early = answers.record(answers.WarmUp, event["warmup"], self.target)
-                    self._known(early.index, jobs)
-                    warmups[early.index].extend(early.times)
-                elif told is not None and "fraction" in event:
-                    told(int(100 * self._field(float, event, "fraction")))
-
-            said = self._call(
-                "profile",
-                event=hear,
-                jobs=[asdict(job) for job in jobs],
-                rule=asdict(rule),
-                meter=meter,
-                idle_s=idle_s,
-                seed=seed,
-                period_s=period_s,
-                patience_s=self._settings.request_timeout_s,
-                more_s=MARGIN_S + rule.max_time_s + rule.warmup_s + 2 * idle_s,
-            )
-        summaries = [answers.record(answers.Summary, each, self.target) for each in self._field(list[Any], said, "networks")]
-        if [each.label for each in summaries] != [job.label for job in jobs]:
-            raise errors.ProtocolViolation(f"{self.target} measured other networks than it was asked to", context={"target": self.target})
-        if any(len(times) != len(at) or not times or not all(times) for times, at in zip(blocks, spans, strict=True)):
-            raise errors.ProtocolViolation(f"{self.target} sent no times, or not when they were taken", context={"target": self.target})
-        networks = tuple(
-            ProfiledNetwork(**asdict(each), blocks=tuple(blocks[i]), spans=tuple(spans[i]), warmup_ns=tuple(warmups[i]))
-            for i, each in enumerate(summaries)
-        )
-        trace = self._field(dict[str, Any] | None, said, "trace")
-        return ProfileRun(
-            networks=networks,
-            before=answers.record(Conditions, said.get("before"), self.target),
-            after=answers.record(Conditions, said.get("after"), self.target),
-            trace=None if trace is None else answers.record(MeterTrace, trace, self.target),
-            trace_reason=self._field(str, said, "trace_reason"),
-        )
-
-    def _known(self, index: int, jobs: Sequence[NetworkJob]) -> None:
-        if not 0 <= index < len(jobs):
-            raise errors.ProtocolViolation(f"{self.target} measured a network that it was not given", context={"target": self.target})
-
-    def evaluate(self, job: NetworkJob, batch: int) -> tuple[list[int], str]:
-        """(top-1 class of every row, runtime's version). The inputs' file is described in `agent/network.py`, `batches`."""
-        self.lock()
-        with ExitStack() as stack:
-            told: list[Callable[[int], None]] = []
-
-            def hear(event: dict[str, Any]) -> None:
-                counted = answers.record(answers.Counted, event, self.target)
-                if self._events is not None and not told:
-                    told.append(stack.enter_context(self._events.progress(f"evaluating on {self.target}", counted.total)))
-                for each in told:
-                    each(counted.done)
-
-            patience_s = self._settings.request_timeout_s
-            said = self._call("evaluate", event=hear, job=asdict(job), batch=batch, patience_s=patience_s, more_s=MARGIN_S)
-        return self._field(list[int], said, "predictions"), self._field(str, said, "version")
-
-    def infer(self, job: NetworkJob) -> Outputs:
-        """The network's outputs for the inputs in the job's file, as NumPy arrays."""
-        import numpy as np
-
-        self.lock()
-        said = self._call("infer", job=asdict(job), patience_s=self._settings.request_timeout_s, more_s=MARGIN_S)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "outputs.npz"
-            self._transport.get(self._inside(said), file)
-            self._call("forget", name=self._field(str, said, "name"))
-            if hashlib.sha256(file.read_bytes()).hexdigest() != said.get("digest"):
-                raise errors.DigestMismatch(f"the outputs from {self.target} are not what its agent wrote", context={"target": self.target})
-            try:
-                with np.load(file, allow_pickle=False) as loaded:
-                    arrays = {name: loaded[name] for name in loaded.files}
-            except (ValueError, OSError, EOFError, AttributeError, zipfile.BadZipFile) as error:
-                raise errors.ProtocolViolation(f"the outputs from {self.target} are no arrays", context={"target": self.target}) from error
-        return Outputs(arrays=arrays, runtime_version=self._field(str, said, "version"))
-
     def environment(self, runtime: str, *, needed_bytes: int = 0) -> EnvironmentThere:
         """The target's interpreter, and the private environment that a runtime has there.
 
@@ -437,28 +249,6 @@ class AgentSession:
             said = self._call("prepare", event=hear, runtime=lock.runtime, wheels=wheels, fetch=fetch, more_s=more_s)
         return answers.record(PreparedEnvironment, said, self.target)
 
-    def fingerprint(self) -> DeviceFingerprint:
-        """What an engine built there would be tied to.
-
-        Raises:
-            ToolchainMissing: the target has no TensorRT.
-        """
-        said = self._call("fingerprint", patience_s=self._settings.request_timeout_s, more_s=MARGIN_S)
-        return answers.record(DeviceFingerprint, said, self.target)
-
-    def build(self, job: EngineJob, device: str, *, timeout_s: float = 1800.0) -> BuiltEngine:
-        """Build an engine there, of a network that lies there; it lies there too then, under its digest.
-
-        `device` names the timing cache that this device keeps for its builds.
-
-        Raises:
-            LoweringError: TensorRT refuses the network (layer and remedy in the message) or finds no engine.
-            RunnerDied: the builder crashed, was killed for memory or did not finish in `timeout_s`.
-        """
-        self.lock()
-        said = self._call("build", job=asdict(job), device=device, timeout_s=timeout_s, more_s=timeout_s + MARGIN_S)
-        return answers.record(BuiltEngine, said, self.target)
-
     def fetch(self, digest: Digest, out: Path) -> None:
         """Copy a file of that digest from the target.
 
@@ -478,73 +268,3 @@ class AgentSession:
         self.lock()
         self._call("remove")
         self._end("the agent's folder has been removed")
-
-    def close(self) -> None:
-        """Stop the agent; may be called twice."""
-        self._end("the session is closed")
-
-    def _end(self, why: str) -> None:
-        self._over = self._over or why
-        self._closing.set()
-        self._channel.close()
-
-    def _beat(self) -> None:
-        while not self._closing.wait(BEAT_S):
-            try:
-                with self._sending:
-                    self._channel.send(encode({"op": "beat"}))
-            except errors.TargetError:
-                return  # the next call, or the one that waits, finds out and says so
-
-    def _call(
-        self, op: str, *, event: Callable[[dict[str, Any]], None] | None = None, more_s: float = 0.0, **request: Any
-    ) -> dict[str, Any]:
-        """Ask and wait; every event of the answer starts the waiting anew."""
-        if self._over:
-            raise errors.AgentDied(f"the session with {self.target} is over: {self._over}", context={"target": self.target, "op": op})
-        self._number += 1
-        try:
-            answer = self._answer({**request, "id": self._number, "op": op}, event, self._settings.request_timeout_s + more_s)
-        except (errors.EdgecError, KeyboardInterrupt) as error:
-            self._end(str(error) or "interrupted")
-            raise
-        if "ok" not in answer:
-            raise self._fault(answer.get("error"), op)
-        said: dict[str, Any] = self._field(dict[str, Any], answer, "ok")
-        return said
-
-    def _answer(self, request: dict[str, Any], event: Callable[[dict[str, Any]], None] | None, patience_s: float) -> dict[str, Any]:
-        """The line that ends the answer to a request."""
-        with self._sending:
-            self._channel.send(encode(request))
-        while True:
-            answer = answers.message(self._channel.receive(deadline=time.monotonic() + patience_s), self.target)
-            if answer.get("id") != request["id"]:
-                raise errors.ProtocolViolation(f"{self.target} answered something else than was asked", context={"op": request["op"]})
-            if "event" not in answer:
-                return answer
-            if event is not None:
-                event(self._field(dict[str, Any], answer, "event"))
-
-    def _fault(self, said: Any, op: str) -> errors.EdgecError:
-        """The agent's error as ours."""
-        if not isinstance(said, dict) or not isinstance(said.get("what"), str):
-            return errors.ProtocolViolation(f"{self.target} sent an error without content", context={"op": op})
-        kind, hint = FAULTS.get(str(said.get("type")), (errors.AgentError, ""))
-        context = said["context"] if isinstance(said.get("context"), dict) else {}
-        if "problems" in context:  # the command line prints this one line by line
-            problems = context["problems"]
-            context["problems"] = [str(each) for each in problems] if isinstance(problems, list) else [str(problems)]
-        if kind is errors.ToolchainMissing:
-            hint = remedy(said["what"], self.target) or hint
-        return kind(f"{self.target}: {said['what']}", hint=hint, context={**context, "target": self.target, "op": op})
-
-    def _inside(self, said: Mapping[str, Any]) -> str:
-        """The path of an answer, which has to lie in edgec's folder on the target."""
-        path: str = self._field(str, said, "path")
-        if posixpath.normpath(path) != path or not path.startswith(self.folder + "/"):
-            raise errors.ProtocolViolation(f"{self.target} names a path outside edgec's folder: {path}", context={"target": self.target})
-        return path
-
-    def _field(self, kind: Any, said: Mapping[str, Any], name: str) -> Any:
-        return answers.field(kind, said, name, self.target)

@@ -7,7 +7,7 @@ import paramiko
 import pytest
 
 from edgec.pipeline.core import errors
-from edgec.targets import session
+from edgec.targets import conversation
 from edgec.targets.bootstrap import read
 from edgec.targets.ssh_faults import connecting, working
 
@@ -20,7 +20,7 @@ def test_importing_the_session_loads_nothing_heavy() -> None:
 
 
 def test_faults_that_an_agent_may_name_are_classes_of_that_name() -> None:
-    for name, (kind, _) in session.FAULTS.items():
+    for name, (kind, _) in conversation.FAULTS.items():
         assert kind.__name__ == name
         assert getattr(errors, name) is kind
 
