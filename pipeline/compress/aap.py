@@ -29,6 +29,7 @@ from edgec.pipeline.compress.channel_cost import CostUnit
 from edgec.pipeline.compress.channels import Groups
 from edgec.pipeline.compress.cost_table import CostTable
 from edgec.pipeline.compress.cutting import Cutter
+from edgec.pipeline.compress.inputs import require_usable
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
 from edgec.pipeline.compress.rounds import RoundStore
 from edgec.pipeline.compress.trial import Evaluate, Recover, Trials
@@ -66,8 +67,8 @@ class AAP:
         rewind_to: the dense network's state dict of an early epoch, for `settings.rewind` "weights+lr".
 
     Raises:
-        CompressionError: nothing can be pruned, the objective asks nothing, contradicts itself or asks the impossible, the criterion is not
-            known or needs labels, unit and table do not fit.
+        CompressionError: nothing can be pruned, the objective asks nothing, contradicts itself or asks the impossible, settings are outside
+            the limits of deploy.toml, network, calibration images and labels do not fit (`inputs.py`), unit and table do not fit.
         ModelError: the network cannot run or cannot be traced.
     """
 
@@ -85,7 +86,7 @@ class AAP:
         seed: int = 0,
     ) -> None:
         self._constraints, self._settings = constraints, settings or PruneSettings()
-        _require_known(self._settings)
+        require_usable(model, example_input, calibration, self._settings)
         is_paper = self._settings.policy == "paper"
         goal.require_sense(constraints, paper=is_paper)
         if (self._settings.rewind == "weights+lr") != (rewind_to is not None):
@@ -186,13 +187,6 @@ class AAP:
             chosen=step.chosen,
             protected=self.groups.protected,
         )
-
-
-def _require_known(settings: PruneSettings) -> None:
-    for name, known in (("policy", ("cost", "paper")), ("rewind", ("lr", "weights+lr", "finetune"))):
-        value = getattr(settings, name)
-        if value not in known:
-            raise CompressionError(f"there is no {name} {value!r}", hint=f"known: {', '.join(known)}")
 
 
 def _unit(name: str) -> CostUnit:

@@ -19,9 +19,14 @@ def right_from(answer: Any, n: int | None = None) -> Right:
     """An answer of `evaluate` (tensor, array or list) as booleans.
 
     Raises:
-        CompressionError: not one value per validation image, or another number of images than before.
+        CompressionError: not one boolean per validation image, or another number of images than before.
     """
-    right = np.asarray(answer.cpu() if isinstance(answer, Tensor) else answer).astype(np.bool_)
+    right = np.asarray(answer.detach().cpu() if isinstance(answer, Tensor) else answer)
+    if right.dtype != np.bool_:
+        raise CompressionError(
+            f"evaluate gave {right.dtype} values of shape {right.shape}, not booleans",
+            hint="compare the classes with the labels: network(images).argmax(1) == labels",
+        )
     if right.ndim != 1 or len(right) == 0 or (n is not None and len(right) != n):
         raise CompressionError(
             f"evaluate gave an answer of shape {right.shape}{'' if n is None else f', {n} images were expected'}",

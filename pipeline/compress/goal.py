@@ -40,6 +40,8 @@ def require_sense(constraints: Constraints, *, paper: bool) -> None:
             raise CompressionError(f"no network meets {quantity} <= {bound:g} x dense", hint="ratios are greater than 0")
     if drop is not None and not drop >= 0:
         raise CompressionError(f"accuracy_drop <= {drop:g} asks for a gain", hint="ask for 0 or more")
+    if drop is not None and drop > 1:
+        raise CompressionError(f"accuracy_drop <= {drop:g} allows any loss", hint="it is a fraction: 0.01 is one percentage point")
     if least is Quantity.ACCURACY_DROP and not asked:
         raise CompressionError(
             "minimise accuracy_drop contradicts an objective that bounds nothing else: the dense network is the answer",

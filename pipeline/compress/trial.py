@@ -13,6 +13,7 @@ from edgec.pipeline.compress.channels import Selection
 from edgec.pipeline.compress.count import widths
 from edgec.pipeline.compress.cutting import Cutter, Network, seed_from
 from edgec.pipeline.compress.evidence import accuracy_from, paired_drop, right_from
+from edgec.pipeline.compress.inputs import not_finite
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
 from edgec.pipeline.compress.rounds import RoundStore
 from edgec.pipeline.compress.surgery import cut
@@ -156,12 +157,16 @@ class Trials:
         """What the probe says of a network of these widths.
 
         Raises:
-            MeasurementError: it does not say what the objective asks for.
+            MeasurementError: it does not say what the objective asks for. CompressionError: it gives no `Probed`.
         """
         assert self._probe is not None
         shape = digest_of_json(widths(narrow))
         if shape not in self._measured:
             probed = self._probe(narrow)
+            if not isinstance(probed, Probed):
+                raise CompressionError(
+                    f"the probe gave {type(probed).__name__}, not a Probed", hint="edgec.pipeline.core.records.Probed(latency_ratio=…)"
+                )
             goal.require_known(self._constraints, probed)
             self._measured[shape] = probed
         return self._measured[shape]
@@ -179,7 +184,7 @@ class Trials:
         started = time.monotonic()
         narrow = self._cutter.narrowed(network, step, selection)
         module, images, failure = self._recovered(narrow, share, seed_from(key))
-        if module is not None and (broken := _not_finite(module)):
+        if module is not None and (broken := not_finite(module)):
             module, failure = None, f"rejected: training left {broken} with values that are not finite"
         trained = _Trained(failure=failure, images=images)
         if module is not None and self._evaluate is not None and self._right is not None:
@@ -282,8 +287,3 @@ class Trials:
         else:
             points = f"drop {100 * trial.drop:.2f} + {margin:g} x {100 * trial.drop_se:.2f} (standard error) points, {against}"
         return accurate, f"{'accepted' if accurate else 'rejected'}: {points}"
-
-
-def _not_finite(module: nn.Module) -> str:
-    """The first tensor with NaN or infinity; empty when there is none."""
-    return next((name for name, tensor in module.state_dict().items() if not bool(torch.isfinite(tensor).all())), "")

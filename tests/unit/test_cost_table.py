@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pruning_zoo import Chain, ResNet, settled
 from torch import nn
@@ -55,6 +55,7 @@ def test_channel_of_a_group_that_saves_more_is_dearer_and_one_that_saves_nothing
     assert price.of_channel(second, {}) > 100 * price.of_channel(first, {})
 
 
+@settings(deadline=None)  # the first fit imports SciPy
 @given(st.lists(st.floats(0.1, 10), min_size=5, max_size=5), st.data())
 def test_any_noise_gives_a_cost_that_never_grows_when_a_group_narrows(costs: list[float], data: st.DataObject) -> None:
     name, width = next(iter(WIDTHS.items()))

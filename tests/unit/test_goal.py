@@ -18,6 +18,7 @@ from edgec.pipeline.core.records import Constraints, Estimate, Probed, Quantity
         (Constraints(energy_ratio=-0.5), "no network meets energy"),
         (Constraints(latency_ratio=float("nan")), "no network meets latency_p50"),
         (Constraints(accuracy_drop=-0.01), "asks for a gain"),
+        (Constraints(accuracy_drop=5.0), "allows any loss"),
         (Constraints(accuracy_drop=0.0, minimise=Quantity.ACCURACY_DROP), "the dense network is the answer"),
         (Constraints(macs_ratio=0.5, minimise=Quantity.PARAMS), "cut down to the floors"),
     ],
