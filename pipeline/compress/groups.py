@@ -1,8 +1,8 @@
 """Finds the channel groups of a network and says of each whether it may be cut, and if not, why.
 
 Torch-Pruning's DependencyGraph offers which dimensions belong together (`tracing.py`), `heads.py` offers attention heads. Every offer is
-proved before it is used: on a copy with random weights, removing channels must give the same outputs as silencing them. A group that
-fails is protected, never cut wrongly.
+proved before it is used (`proof.py`): on a copy with random weights, removing channels must give the same outputs as silencing them. A
+group that fails is protected, never cut wrongly.
 """
 
 import difflib
@@ -13,18 +13,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from edgec.pipeline.compress.channels import Group, Groups, Selection, Side
-from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, TRANSPOSED, Example, evaluating, run, widths
+from edgec.pipeline.compress.channels import Group, Groups, Side
+from edgec.pipeline.compress.count import Example, evaluating, run, widths
 from edgec.pipeline.compress.heads import with_heads
-from edgec.pipeline.compress.surgery import copy_of, cut, mask, reason_uncuttable
-from edgec.pipeline.compress.tracing import MIXED, Found, trace
+from edgec.pipeline.compress.proof import proved
+from edgec.pipeline.compress.surgery import copy_of, reason_uncuttable
+from edgec.pipeline.compress.tracing import Found, trace
 from edgec.pipeline.core.errors import CompressionError, ModelError
 
 OUTPUT = "its channels are the network's output"
 STREAM = "residual stream: several layers add to these channels"
-
-PROOF_TOLERANCE = 1e-4
-"""Largest |cut - masked| over the largest |masked|; float32 sums in another order stay near 1e-6."""
 
 
 def find_groups(module: nn.Module, example: Example, *, protect: Sequence[str] = (), stream: bool = False) -> Groups:
@@ -48,7 +46,7 @@ def find_groups(module: nn.Module, example: Example, *, protect: Sequence[str] =
         groups = [_judged(each, protect=protect, stream=stream, last=last) for each in found] + _untraced(subject, order, found)
         groups.sort(key=lambda g: order.get(g.name, len(order)))
         mixed = {each.group.name for each in found if each.mixed}
-        return _proved(subject, example, Groups(tuple(groups)), mixed)
+        return proved(subject, example, Groups(tuple(groups)), mixed)
 
 
 def _check_names(module: nn.Module, protect: Sequence[str]) -> None:
@@ -106,81 +104,3 @@ def _judged(found: Found, *, protect: Sequence[str], stream: bool, last: set[str
         reason = STREAM
     feeds_output = any(m.side is Side.IN and m.layer in last for m in group.members)
     return replace(group, prunable=not reason, reason=reason, feeds_output=feeds_output)
-
-
-def _proved(module: nn.Module, example: Example, groups: Groups, mixed: set[str]) -> Groups:
-    """The groups, with those protected for which removing channels is not the same as silencing them.
-
-    Args:
-        mixed: names of groups that a reshape moves: it is told as the cause where they fail.
-    """
-    _randomise(module)
-    if not _difference(module, example, groups, groups.prunable):
-        return groups
-    sound = tuple(group for group in groups.prunable if group.name not in mixed)
-    doubtful = mixed if not _difference(module, example, groups, sound) else {group.name for group in groups}
-    judged = []
-    for group in groups:
-        why = _difference(module, example, groups, (group,)) if group.prunable and group.name in doubtful else ""
-        why = f"{MIXED}: {why}" if why and group.name in mixed else why
-        judged.append(replace(group, prunable=False, reason=why) if why else group)
-    proved = Groups(tuple(judged))
-    together = _difference(module, example, proved, proved.prunable)
-    if together:
-        raise ModelError(
-            f"the network's channel groups do not add up: {together}", hint="leave this network unpruned: [prune] enabled = false"
-        )
-    return proved
-
-
-@torch.no_grad()
-def _difference(module: nn.Module, example: Example, groups: Groups, tried: Sequence[Group]) -> str:
-    """Empty when half of the channels of these groups can be removed without changing the function, else what happened.
-
-    Which half is drawn: every second channel would be one half of a shuffle.
-    """
-    generator = torch.Generator().manual_seed(0)
-    half = {g.name: tuple(sorted(torch.randperm(g.channels, generator=generator)[: g.channels // 2].tolist())) for g in tried}
-    selection = Selection(groups=groups, removed=half)
-    noise = tuple(_noise(each) for each in (example if isinstance(example, tuple) else (example,)))
-    try:
-        narrow = run(cut(module, selection), noise)
-    except ModelError as error:
-        return f"without half of its channels {error}"
-    silent = run(mask(module, selection), noise)
-    scale = float(silent.abs().max())
-    difference = float((narrow - silent).abs().max()) if narrow.shape == silent.shape else float("inf")
-    if difference <= PROOF_TOLERANCE * scale:
-        return ""
-    return f"removing channels is not the same as silencing them: outputs of size {scale:.3g} change by {difference:.3g}"
-
-
-def _noise(example: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(example.shape, generator=generator).to(example) if example.is_floating_point() else example
-
-
-@torch.no_grad()
-def _randomise(module: nn.Module) -> None:
-    """Weights under which no branch is silent: a network freshly made often has gammas of 0, a trained one dead channels."""
-    generator = torch.Generator().manual_seed(0)
-
-    def fill(tensor: object, low: float, high: float) -> None:
-        if isinstance(tensor, Tensor):
-            tensor.copy_(torch.rand(tensor.shape, generator=generator) * (high - low) + low)
-
-    for each in module.modules():
-        if isinstance(each, nn.PReLU):
-            fill(each.weight, 0.1, 0.5)
-        elif isinstance(each, (*CONVOLUTIONS, *TRANSPOSED, nn.Linear)) and not reason_uncuttable(each):
-            bound = (6 / each.weight[0].numel()) ** 0.5
-            fill(each.weight, -bound, bound)
-            fill(each.bias, -0.3, 0.3)
-        elif isinstance(each, NORMS):
-            for tensor, low, high in (
-                (each.weight, 0.5, 1.5),
-                (each.bias, -0.3, 0.3),
-                (each.running_mean, -0.3, 0.3),
-                (each.running_var, 0.5, 1.5),
-            ):
-                fill(tensor, low, high)

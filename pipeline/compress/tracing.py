@@ -17,7 +17,7 @@ from edgec.pipeline.core.errors import ModelError
 
 MIXED = "a reshape moves its channels (channel shuffle, split into heads)"
 UNKNOWN = "which of its places belong to which channel is not known"
-POOLED = "it reads fewer channels than there are (a mean or maximum over channels, PixelShuffle): which belong to which is not known"
+CHANGES = "the number of channels changes on the way (mean or maximum over channels, GLU, PixelShuffle, padding)"
 SINGLE = "it is one channel: nothing to cut"
 CIRCLES = "splits and sums lead from each of its channels to others without end"
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear, nn.RNNBase)  # noqa: SLF001 torch has no public name for "any convolution"
@@ -224,7 +224,7 @@ def _found(graph: Any, offered: Any, order: Mapping[str, int], roots: set[Any]) 
             if root is not None:  # the library loses track behind some reshapes
                 positions[root].append(index)
         members.append(Member(layer=name, side=side, positions=tuple(tuple(sorted(p)) for p in positions)))
-        why = reason_uncuttable(node.module) or (POOLED if places and max(item.idxs) >= places else "")
+        why = reason_uncuttable(node.module) or (CHANGES if places and max(item.idxs) >= places else "")
         uncuttable = uncuttable or (why and f"{name}: {why}")
     members = _bundled(members, layers)
     uneven = next((m.layer for m in members if len({len(p) for p in m.positions}) != 1 or not m.positions[0]), "")

@@ -81,7 +81,7 @@ class Gated(nn.Module):
 def test_group_whose_silence_does_not_arrive_is_protected():
     groups = find_groups(Gated(torch.sigmoid), X)
     assert [g.name for g in groups.prunable] == ["b"]
-    assert "not the same as silencing" in groups.protected["a"]
+    assert groups.protected["a"].startswith("a channel that is 0 still reaches b, as 0.5")
 
 
 def test_channel_shuffle_is_never_cut_wrongly():
@@ -197,6 +197,48 @@ def test_wrong_group_in_a_branch_with_gammas_of_zero_is_seen():
             return self.fc((self.stem(x)[:, :, 1:-1, 1:-1] + self.norm(self.b(self.gate(self.a(x))))).mean(dim=(2, 3)))
 
     assert "a" in find_groups(Branch(), X).protected
+
+
+class Scaled(Gated):
+    """A wrong group, whose channels are compared with their mean, in a branch that a factor in front of a sum hides."""
+
+    def __init__(self, factor) -> None:
+        super().__init__(lambda x: x - x.mean(dim=1, keepdim=True))
+        self.stem, self.factor = nn.Conv2d(1, 8, 3), factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.stem(x)[:, :, 1:-1, 1:-1] + self.factor * self.b(self.gate(self.a(x)))).mean(dim=(2, 3)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1e-6])
+@pytest.mark.parametrize("kind", [nn.Parameter, nn.Buffer])
+def test_wrong_group_behind_a_tiny_scale_is_seen(kind, value: float):
+    assert "not the same as silencing" in find_groups(Scaled(kind(torch.tensor(value))), X, stream=True).protected["a"]
+
+
+def test_group_behind_a_tiny_constant_cannot_be_proved():
+    assert "cannot be proved" in find_groups(Scaled(1e-6), X).protected["a"]
+
+
+def test_fixed_number_of_heads_is_seen_behind_a_small_layer_scale():
+    class Fixed(FusedHeads):
+        def __init__(self) -> None:
+            super().__init__(width=16, heads=4)
+            self.scale = nn.Parameter(torch.full((16,), 1e-5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.norm(self.patch(x).flatten(2).transpose(1, 2))
+            heads = (x.shape[0], x.shape[1], 3, 4, -1)
+            q, k, v = self.qkv(x).reshape(heads).permute(2, 0, 3, 1, 4).unbind(0)
+            return self.fc((x + self.scale * self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))).mean(dim=1))
+
+    assert "split into heads" in find_groups(Fixed(), X).protected["qkv"]
+
+
+def test_random_output_in_eval_mode_is_named_with_its_place():
+    with pytest.raises(ModelError, match="another output each time") as caught:
+        find_groups(Gated(lambda x: F.dropout(x, 0.5)), X)
+    assert caught.value.context == {"layer": "b"}
 
 
 def test_network_is_not_touched_and_may_be_frozen():

@@ -68,11 +68,11 @@ PROTECTED = {
     "grouped_shuffle": {"stem.0": STREAM, "first.0": MOVES},
     "inverted": {"first.4.0": STREAM},
     "lstm_deep": {"embed": "steps: LSTM of 2 layers", "steps": "LSTM of 2 layers"},
-    "pooled_gate": {"stem.0.0": "gate: it reads fewer channels than there are", "gate": SINGLE},
+    "pooled_gate": {"stem.0.0": "gate: the number of channels changes", "gate": SINGLE},
     "resnet": {"stem.0.0": STREAM, "blocks.1.conv2": STREAM, "blocks.2.conv2": STREAM},
     "shuffle": {"down_left.1.0": MOVES, "unit.3.0": MOVES},
     "spatial_gate": {"gate": SINGLE},
-    "subpixel": {"second": "last: it reads fewer channels than there are"},
+    "subpixel": {"second": "last: the number of channels changes"},
     "vit": {"patch": NORMALISES, "qkv": MOVES},
 }
 """Beside the output; a part of each reason."""
