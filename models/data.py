@@ -102,7 +102,10 @@ def open_own(settings: DataSettings) -> tuple[DataSpec, Dataset]:
         try:
             images, labels = dataset.arrays(split)
         except Exception as error:
-            raise ModelError(f"{settings.name}: arrays({split.value!r}) failed with {type(error).__name__}: {error}") from error
+            raise ModelError(
+                f"{settings.name}: arrays({split.value!r}) failed with {type(error).__name__}: {error}",
+                hint=f"it takes each of {', '.join(Split)} (edgec.pipeline.core.records.Split) and gives images and labels",
+            ) from error
         splits[split] = checked(images, labels, settings.classes, settings.preprocess, f"{settings.name}, split {split.value}")
     return spec_of(settings.name, splits, settings.classes, settings.preprocess, settings.name), ArrayDataset(splits)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args, get_type_hints
 
-from edgec.pipeline.config_limits import violations
+from edgec.pipeline.config_limits import contradictions, violations
 from edgec.pipeline.core import settings
 from edgec.pipeline.core.codec import refuse_unknown_keys
 from edgec.pipeline.core.errors import ConfigError
@@ -67,7 +67,7 @@ def load(path: Path, *, environment: Mapping[str, str], overrides: Mapping[str, 
         outside[outer] = source
     problems += [(0, what) for what in _stray_variables(environment)]
 
-    for where, what in violations(document):
+    for where, what in (*violations(document), *contradictions(document)):
         report(where, f"{_spoken(where)} {what}")
     for where, what in _duplicate_names(document):
         report(where, what)

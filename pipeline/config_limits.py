@@ -145,6 +145,18 @@ def violations(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
                 yield from _broken(path, table, key, limit)
 
 
+def contradictions(document: Mapping[str, Any]) -> Iterator[tuple[KeyPath, str]]:
+    """(where, what) for keys that go together and of which one is given without the other."""
+    prune = document.get("prune")
+    if not isinstance(prune, dict):
+        return
+    rewinds, given = prune.get("rewind") == "weights+lr", "rewind_weights" in prune
+    if rewinds and not given:
+        yield ("prune", "rewind"), '"weights+lr" needs rewind_weights, the dense network\'s weights at an early epoch (safetensors)'
+    if given and not rewinds:
+        yield ("prune", "rewind_weights"), 'is only read with rewind = "weights+lr"'
+
+
 def _tables(document: Mapping[str, Any], section: str) -> Iterator[tuple[KeyPath, Mapping[str, Any]]]:
     """The tables of a section that are there and are tables."""
     node: Any = document

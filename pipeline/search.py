@@ -19,10 +19,13 @@ from edgec.pipeline.work import Work, plain
 
 if TYPE_CHECKING:
     from edgec.pipeline.compress.cost_table import CostTable
-    from edgec.pipeline.compress.rounds import RoundFolder
+    from edgec.pipeline.compress.rounds import RoundStore
 
 MEASURED_UNITS = ("seconds", "joules")
 """Values of [prune] unit that take a table measured on the target."""
+
+FEW_IMAGES = 64
+"""Of calibration: below this a search warns."""
 
 
 def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None, facts: TargetFacts | None, backend: str) -> Search:
@@ -54,7 +57,11 @@ def search(work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None
         "rewind_to": None if work.config.prune.rewind_weights is None else digest_of(_rewind_file(work)),
         "seed": work.config.seed,
     }
-    return work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, facts, prune, digest_of_json(inputs)))
+    recipe = digest_of_json(inputs)
+    folder = work.store.unfinished / recipe[:16]
+    found = work.stage("prune", Search, inputs, lambda: _search(work, data, dense, probe, facts, prune, recipe, folder))
+    shutil.rmtree(folder, ignore_errors=True)  # the record has the rounds; what cannot be removed now is when it is found again
+    return found
 
 
 def _require_measurable(work: Work, constraints: Constraints, probe: Probe | None, facts: TargetFacts | None) -> None:
@@ -93,7 +100,14 @@ def _identity(work: Work, facts: TargetFacts, backend: str) -> dict[str, object]
 
 
 def _search(
-    work: Work, data: stages.Data, dense: Checkpoint, probe: Probe | None, facts: TargetFacts | None, prune: PruneSettings, recipe: str
+    work: Work,
+    data: stages.Data,
+    dense: Checkpoint,
+    probe: Probe | None,
+    facts: TargetFacts | None,
+    prune: PruneSettings,
+    recipe: str,
+    folder: Path,
 ) -> Search:
     import torch
 
@@ -107,17 +121,17 @@ def _search(
     settings, constraints = work.config.train, objective.asked(work.config.objective)
     module = stages.network(work, dense)
     images, labels = stages.calibration(data, prune.samples)
+    if len(images) < FEW_IMAGES:
+        work.events.warn("W302", f"channels are scored and re-fitted on {len(images)} calibration images; a few hundred are usual")
     train_images, train_labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=train_images, labels=train_labels, preprocess=data.spec.preprocess)
-    folder = work.store.unfinished / recipe[:16]
     if work.fresh and folder.exists():
         shutil.rmtree(folder)
     device_of(settings)
     loss = distill_loss(module, label_weight=settings.label_weight, distill_weight=settings.distill_weight)
     plan = plan_from(settings, prune.rewind, seed=work.config.seed, depends_on=(recipe,))
-    rounds = RoundFolder(folder / "rounds")
-
     watch = Watch(work.events, work.config.prune, constraints, dense.cost, widths(module))
+    rounds = watch.kept(RoundFolder(folder / "rounds"))
 
     def recover(network: Any, _cut: float) -> tuple[Any, int]:
         events = watch.training(cost(network, work.config.model.input_shape), widths(network))
@@ -145,7 +159,7 @@ def _search(
         evaluate=evaluate,
         probe=probe,
         on_round=watch.round,
-        store=watch.kept(rounds),
+        store=rounds,
         recipe=recipe,
         recovery=words(settings, plan),
     )
@@ -169,20 +183,20 @@ def _search(
 
 
 def _table(
-    work: Work, module: Any, example: Any, probe: Probe | None, facts: TargetFacts | None, rounds: "RoundFolder"
+    work: Work, module: Any, example: Any, probe: Probe | None, facts: TargetFacts | None, rounds: "RoundStore"
 ) -> "CostTable | None":
     """Where the price of a channel is measured: the table, kept beside the rounds so that a resumed search has the same one."""
     from edgec.pipeline.compress.channel_cost import CostUnit
     from edgec.pipeline.compress.cost_table import CostTable, measure_table
-    from edgec.pipeline.core.codec import adapter, json_from
+    from edgec.pipeline.compress.rounds import usable
+    from edgec.pipeline.core.codec import json_from
 
     settings = work.config.prune
     if settings.unit not in MEASURED_UNITS or facts is None or not isinstance(probe, TargetProbe):
         return None  # `_require_measurable` has refused such a unit without a target
-    kept = rounds.load("cost-table")
+    kept = usable(rounds, "cost-table", CostTable)
     if kept is not None:
-        table: CostTable = adapter(CostTable).validate_python(kept[1])
-        return table
+        return kept[1]
     with work.events.stage("cost table"):
         table = measure_table(
             module,

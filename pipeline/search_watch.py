@@ -41,6 +41,10 @@ class Watch:
         """A step was carried out and kept."""
         self._steps += 1
 
+    def damaged(self, why: str) -> None:
+        """Say that a kept step is done again."""
+        self._events.warn("W303", f"a step that an earlier run kept cannot be used and is done again: {why}")
+
     def training(self, cost: Cost, widths: Mapping[str, int]) -> Events:
         """Say what is trained now; the listeners for its progress."""
         self._trainings = max(self._trainings, sum(not is_probe(each) for each in self._rounds)) + 1
@@ -83,6 +87,10 @@ class _Listening:
     def __init__(self, store: "RoundStore", watch: Watch) -> None:
         self._store, self._watch = store, watch
         self.load = store.load
+
+    def forget(self, key: str, why: str) -> None:
+        self._store.forget(key, why)
+        self._watch.damaged(why)
 
     def save(self, key: str, tensors: Mapping[str, Any] | None, data: Mapping[str, Any]) -> None:
         self._store.save(key, tensors, data)

@@ -32,6 +32,9 @@ from edgec.pipeline.core.settings import Config
 from edgec.pipeline.stats import proportion
 from edgec.pipeline.work import Work, plain
 
+SQAKD_PLAN = "sqakd"
+"""Its checkpoint, while the training has not ended."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Data:
@@ -218,7 +221,10 @@ def quantised_checkpoint(work: Work, data: Data, source: Checkpoint, *, train: b
         "seed": work.config.seed,
     }
     name = f"quantise {source.lineage.stage}"
-    return work.stage(name, Checkpoint, inputs, lambda: _quantise(work, data, source, name=name, train=train))
+    found = work.stage(name, Checkpoint, inputs, lambda: _quantise(work, data, source, name=name, train=train))
+    if train:
+        (work.store.unfinished / f"{SQAKD_PLAN}.ckpt").unlink(missing_ok=True)
+    return found
 
 
 def _quantise(work: Work, data: Data, source: Checkpoint, *, name: str, train: bool) -> Checkpoint:
@@ -261,7 +267,7 @@ def _sqakd(work: Work, data: Data, source: Checkpoint, teacher: Any, student: An
     images, labels = data.dataset.arrays(Split.TRAIN)
     samples = Samples(images=images, labels=labels, preprocess=data.spec.preprocess)
     plan = Plan(
-        name="sqakd",
+        name=SQAKD_PLAN,
         epochs=settings.epochs,
         lr=settings.lr,
         seed=work.config.seed,

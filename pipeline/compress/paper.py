@@ -21,6 +21,18 @@ PATIENCE = 3
 """Failures on one base, the last of which takes it off the stack."""
 
 
+def against(trial: Trial, constraints: Constraints) -> str:
+    """What a round keeps and the bounds that it is judged by, in words."""
+    said = [] if constraints.accuracy_drop is None else [f"bound {100 * constraints.accuracy_drop:g}"]
+    for kept, bound, name in (
+        (trial.params_ratio, constraints.params_ratio, "parameters"),
+        (trial.macs_ratio, constraints.macs_ratio, "MACs"),
+    ):
+        if bound is not None:
+            said.append(f"{kept:.3f} of the {name}, {'below' if kept < bound else 'not below'} the bound {bound:g}")
+    return "; ".join(said)
+
+
 def within_budget(trial: Trial, constraints: Constraints) -> bool:
     """What was spent, in accuracy and in size, is not above what may be; no margin. Bounds on size are neared from the larger side."""
     if trial.failure:

@@ -8,27 +8,51 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
-from edgec.pipeline.core.codec import canonical
+from edgec.pipeline.core.codec import adapter, canonical
 from edgec.pipeline.core.errors import StoreError
 from edgec.pipeline.core.files import replacing
 from edgec.pipeline.core.records import Digest
 
 
 class RoundStore(Protocol):
-    """Laws: `load` gives what `save` got, or None; nothing half written is ever returned; saving twice is saving once."""
+    """Laws: `load` gives what `save` got, or None; nothing half written is ever returned; saving twice is saving once; what was forgotten
+    was never saved."""
 
     def save(self, key: str, tensors: Mapping[str, Tensor] | None, data: Mapping[str, Any]) -> None:
         """Keep a step: the network's tensors (None for a probe) and its JSON data."""
         ...
 
     def load(self, key: str) -> tuple[dict[str, Tensor] | None, dict[str, Any]] | None:
-        """What was kept under this key."""
+        """What was kept under this key.
+
+        Raises:
+            StoreError: it is damaged.
+        """
         ...
+
+    def forget(self, key: str, why: str) -> None:
+        """Remove what was kept under this key, which cannot be used."""
+        ...
+
+
+T = TypeVar("T")
+
+
+def usable(store: RoundStore, key: str, kind: type[T]) -> tuple[dict[str, Tensor] | None, T] | None:
+    """What was kept under this key, its data as a `kind`. What is damaged or of another shape is forgotten, and the step is done again."""
+    from pydantic import ValidationError
+
+    try:
+        found = store.load(key)
+        return None if found is None else (found[0], adapter(kind).validate_python(found[1]))
+    except (StoreError, ValidationError) as error:
+        store.forget(key, error.what if isinstance(error, StoreError) else f"it is no {kind.__name__.strip('_').lower()}")
+        return None
 
 
 class RoundFolder:
@@ -79,6 +103,11 @@ class RoundFolder:
         if hashlib.sha256(content).hexdigest() != document["tensors"]:
             raise self._damaged(file)
         return load(content), document["data"]
+
+    def forget(self, key: str, why: str) -> None:  # noqa: ARG002 a listener tells why
+        """Remove the step's files."""
+        for ending in ("json", "safetensors"):
+            (self._path / f"{key}.{ending}").unlink(missing_ok=True)
 
     def _damaged(self, file: Path) -> StoreError:
         return StoreError(f"a kept round is damaged: {file}", hint=f"remove {file.with_suffix('')}.* to train this round again")

@@ -184,7 +184,7 @@ def _place(module: nn.Module, device: torch.device, layout: torch.memory_format)
 class _Run:
     """The state of one call of `fit`."""
 
-    def __init__(self, module: nn.Module, samples: Samples, plan: Plan, settings: TrainSettings, work: Path | None) -> None:
+    def __init__(self, module: nn.Module, samples: Samples, plan: Plan, settings: TrainSettings, work: Path | None, events: Events) -> None:
         n = len(samples.images)
         if n == 0:
             raise CompressionError(f"{plan.name}: there are no images to train on")
@@ -207,7 +207,7 @@ class _Run:
         self.step = 0
         self.wall_s = 0.0
         self.recent: list[float] = []
-        self.resumed = self.restore()
+        self.resumed = self.restore(events)
 
     def train(self, loss: Loss, done: Callable[[int], None]) -> None:
         """Run the steps that are left."""
@@ -285,19 +285,16 @@ class _Run:
         with replacing(self.file) as draft, draft.open("wb") as stream:
             torch.save(state, stream)
 
-    def restore(self) -> bool:
-        """Continue from the checkpoint where it is this run's; another run's is overwritten at the first save.
-
-        Raises:
-            CompressionError: there is a file and it is not a checkpoint.
-        """
+    def restore(self, events: Events) -> bool:
+        """Continue from the checkpoint where it is this run's; another run's, or a file that is none, is overwritten at the first save."""
         if self.file is None or not self.file.exists():
             return False
         try:
             state: dict[str, Any] = torch.load(self.file, map_location=self.device, weights_only=True)
             same = state["digest"] == self.digest
         except (RuntimeError, EOFError, KeyError, TypeError, OSError, pickle.UnpicklingError) as error:
-            raise CompressionError(f"{self.file} is not a training checkpoint", hint="remove it; training then starts anew") from error
+            events.warn("W303", f"{self.file} is not a training checkpoint, and training starts anew: {error}")
+            return False
         if not same:
             return False
         self.module.load_state_dict(state["module"])
@@ -319,7 +316,7 @@ def fit(
         CompressionError: no images, or a device that is not there.
     """
     with _threads(settings.threads), torch.random.fork_rng():
-        run = _Run(module, samples, plan, settings, work)
+        run = _Run(module, samples, plan, settings, work, events)
         try:
             with events.progress(plan.name, run.total * run.batch) as done:
                 run.train(loss, done)

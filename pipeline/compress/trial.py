@@ -15,9 +15,9 @@ from edgec.pipeline.compress.cutting import Cutter, Network, seed_from
 from edgec.pipeline.compress.evidence import accuracy_from, paired_drop, right_from
 from edgec.pipeline.compress.inputs import not_finite
 from edgec.pipeline.compress.policy import Phase, Propose, Trial
-from edgec.pipeline.compress.rounds import RoundStore
+from edgec.pipeline.compress.rounds import RoundStore, usable
 from edgec.pipeline.compress.surgery import cut
-from edgec.pipeline.core.codec import adapter, digest_of_json, json_from
+from edgec.pipeline.core.codec import digest_of_json, json_from
 from edgec.pipeline.core.errors import CompressionError, TrainingDiverged
 from edgec.pipeline.core.protocols import Probe
 from edgec.pipeline.core.records import Constraints, Cost, Digest, Estimate, Probed, Round
@@ -129,9 +129,9 @@ class Trials:
         asked = step.phase is Phase.TRAIN or not goal.bounds(self._constraints).keys().isdisjoint(goal.MEASURED)
         measured = asked and self._probe is not None
         key = self._key(network, "measured" if measured else "cut", step)
-        stored = None if self._store is None else self._store.load(key)
+        stored = None if self._store is None else usable(self._store, key, _Cut)
         if stored is not None:
-            done: _Cut = adapter(_Cut).validate_python(stored[1])
+            done = stored[1]
             if done.probed is not None:
                 self._measured[digest_of_json(done.widths)] = done.probed
             return done
@@ -174,13 +174,13 @@ class Trials:
     def _train(self, network: Network, step: Propose, selection: Selection, *, share: float) -> tuple[_Trained, nn.Module | None]:
         """The cut network, of which `share` of the cost has gone, after recovery and evaluation; no network when training failed."""
         key = self._key(network, "train", step)
-        stored = None if self._store is None else self._store.load(key)
+        stored = None if self._store is None else usable(self._store, key, _Trained)
         if stored is not None:
-            tensors, data = stored
+            tensors, found = stored
             narrow = cut(network.module, selection)
             if tensors is not None:
                 narrow.load_state_dict(tensors)
-            return adapter(_Trained).validate_python(data), None if tensors is None else narrow
+            return found, None if tensors is None else narrow
         started = time.monotonic()
         narrow = self._cutter.narrowed(network, step, selection)
         module, images, failure = self._recovered(narrow, share, seed_from(key))
@@ -278,12 +278,15 @@ class Trials:
             accurate = paper.within_budget(trial, self._constraints)
         else:
             accurate = policy.is_accurate(trial, self._constraints, margin)
+        if trial.failure:
+            return accurate, trial.failure
+        verdict = "accepted" if accurate else "rejected"
+        if self._cutter.paper:
+            lost = "" if trial.drop is None else f"drop {100 * trial.drop:.2f} points, "
+            return accurate, f"{verdict}: {lost}{paper.against(trial, self._constraints)}"
         if trial.drop is None:
-            return accurate, trial.failure or "accepted: accuracy is not asked for"
+            return accurate, "accepted: accuracy is not asked for"
         bound = self._constraints.accuracy_drop
         against = "no bound" if bound is None else f"bound {100 * bound:g}"
-        if self._cutter.paper:
-            points = f"drop {100 * trial.drop:.2f} points, {against}; {trial.kept:.3f} of the {self._cutter.unit} kept"
-        else:
-            points = f"drop {100 * trial.drop:.2f} + {margin:g} x {100 * trial.drop_se:.2f} (standard error) points, {against}"
-        return accurate, f"{'accepted' if accurate else 'rejected'}: {points}"
+        points = f"drop {100 * trial.drop:.2f} + {margin:g} x {100 * trial.drop_se:.2f} (standard error) points, {against}"
+        return accurate, f"{verdict}: {points}"

@@ -41,7 +41,8 @@ def _search(report: Report | Compression) -> list[str]:
     if report.search is None:
         return []
     rounds = [words.round_cells(each, report.dense.cost) for each in report.search.rounds]
-    return [f"### Search: {_text(words.search_title(report))}", _table(words.ROUND_HEAD, rounds)]
+    title, recovery = f"### Search: {_text(words.search_title(report))}", _text(words.recovery(report))
+    return [title, *([recovery] if recovery else []), _table(words.ROUND_HEAD, rounds)]
 
 
 def _table(head: Sequence[str], body: Iterable[Sequence[str]]) -> str:

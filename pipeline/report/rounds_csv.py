@@ -46,13 +46,18 @@ def _line(report: Report | Compression, search: Search, each: Round) -> dict[str
         "accuracy_drop": each.accuracy_drop,
         "latency_ratio": each.latency_ratio,
         "latency_s": each.latency_s,
+        "energy_ratio": each.energy_ratio,
+        "energy_j": each.energy_j,
     }
     for name, estimate in estimates.items():
         known = estimate or Estimate(value=None)
         line |= {name: known.value, f"{name}_low": known.low, f"{name}_high": known.high}
     return line | {
+        "size_bytes": each.size_bytes,
         "wall_s": each.wall_s,
         "trained_images": each.trained_images,
+        "rewind": each.rewind,
+        "recovery": each.recovery,
         "decision": decision(each),
         "parent": each.parent,
         "checkpoint": each.checkpoint,

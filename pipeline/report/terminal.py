@@ -35,6 +35,8 @@ def render(report: Report | Compression, *, width: int = 110, colour: bool = Fal
             rounds = [words.round_cells(each, report.dense.cost) for each in report.search.rounds]
             body = [[cells[n] for n in _COLUMNS] for cells in rounds]
             table(f"Search: {words.search_title(report)}", [words.ROUND_HEAD[n] for n in _COLUMNS], body)
+            if recovery := words.recovery(report):
+                console.print(recovery + "\n")
 
     console.print(words.headline(report), style="bold")
     if isinstance(report, Compression):

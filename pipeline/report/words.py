@@ -245,6 +245,13 @@ def search_title(report: Report | Compression) -> str:
     return f"{report.search.objective} ({'met' if report.search.met else 'not met'}; {stopped(report.search)})"
 
 
+def recovery(report: Report | Compression) -> str:
+    """How the search's networks were trained after their cuts; empty where none was."""
+    rounds = report.search.rounds if report.search else ()
+    ways = dict.fromkeys(f"rewind {each.rewind}" + (f", {each.recovery}" if each.recovery else "") for each in rounds if each.rewind)
+    return f"Recovery after each cut: {' · '.join(ways)}." if ways else ""
+
+
 def release(report: Report) -> str:
     """What is active on the target."""
     one = report.deployment

@@ -13,6 +13,7 @@ def test_file_size_is_reached_without_a_target(project: Project) -> None:
     results = answer.document["results"]
     assert results["record"]["cost"]["parameters"] < results["dense"]["cost"]["parameters"]
     assert "meets the bounds" in answer.stderr
+    assert list((project.folder / ".edgec" / "unfinished").iterdir()) == [], "the search has ended"
 
 
 def test_channels_are_priced_in_seconds_measured_on_the_target(project: Project) -> None:

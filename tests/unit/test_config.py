@@ -57,6 +57,14 @@ BAD = {
         "deploy.toml:8: [gate] provenance must list only values one of measured, emulated, replayed, simulated, is 'guessed'",
     ),
     "open range": ("[prune]\nstep = 1.0", "deploy.toml:8: [prune] step must be between 0 and 1, is 1.0"),
+    "rewind without weights": (
+        '[prune]\nrewind = "weights+lr"',
+        'deploy.toml:8: [prune] rewind "weights+lr" needs rewind_weights, the dense network\'s weights at an early epoch (safetensors)',
+    ),
+    "weights without rewind": (
+        '[prune]\nrewind_weights = "early.safetensors"',
+        'deploy.toml:8: [prune] rewind_weights is only read with rewind = "weights+lr"',
+    ),
     "negative epochs": ("[train]\nepochs = -1", "deploy.toml:8: [train] epochs must be at least 0, is -1"),
     "not a number": ("[train]\nlr = nan", "deploy.toml:8: [train] lr must be greater than 0, is nan"),
     "infinite": ("[measure.rule]\nmax_time_s = inf", "deploy.toml:8: [measure.rule] max_time_s must be greater than 0, is inf"),

@@ -12,8 +12,8 @@ from test_policy import CLIFF, KINDS, NON_MONOTONE, SMOOTH, STEP, Curve, World, 
 from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import find_groups
-from edgec.pipeline.compress.paper import next_step, select_below, within_budget
-from edgec.pipeline.compress.policy import Phase, Propose, Stop, Trial, is_accurate
+from edgec.pipeline.compress.paper import against, next_step, select_below, within_budget
+from edgec.pipeline.compress.policy import Phase, Propose, Stop, Trial, is_accurate, is_small_and_fast
 from edgec.pipeline.core.records import Constraints
 from edgec.pipeline.core.settings import PruneSettings
 
@@ -82,6 +82,15 @@ def test_rule_cuts_what_lies_below_its_share_of_the_threshold_down_to_the_floor(
     everything = select_below(groups, scores, price, threshold=100, floor=dict.fromkeys(spent, 4))
     assert (everything.exhausted, len(everything.removed["hidden"])) == (True, 6)
     assert not select_below(groups, {n: s + 1 for n, s in scores.items()}, price, threshold=0.0, floor=dict.fromkeys(spent, 4))
+
+
+def test_reason_names_the_bounds_and_what_was_kept():
+    trial = Trial(phase=Phase.TRAIN, parent=0, asked=0.4, kept=0.4, params_ratio=0.4, macs_ratio=0.7, drop=0.0)
+    both = Constraints(accuracy_drop=0.01, params_ratio=0.5, macs_ratio=0.5)
+    said = "bound 1; 0.400 of the parameters, below the bound 0.5; 0.700 of the MACs, not below the bound 0.5"
+    assert against(trial, both) == said
+    assert not within_budget(trial, both)
+    assert not is_small_and_fast(trial, both)
 
 
 # -- evaluations spent, on curves: cost kept to accuracy drop, and threshold to cost kept

@@ -216,6 +216,21 @@ def test_rounds_are_lines_of_csv_with_every_width() -> None:
     assert lines[1]["width layer3.10.conv1"] == str(int(64 * 0.49))
 
 
+def test_rounds_say_how_they_recovered_what_they_draw_and_how_large_their_file_is() -> None:
+    report = assemble(*compressed_shelf(met=False))
+    assert report.search is not None
+    assert "Recovery" not in render(report, "table").decode()
+    energy, words_of = Estimate(value=0.5, low=0.4, high=0.6), "1 cross-entropy; 2 epochs at 0.01, cosine"
+    more = {"energy_ratio": energy, "energy_j": energy, "size_bytes": 1234, "rewind": "finetune", "recovery": words_of}
+    rounds = tuple(replace(each, **more) for each in report.search.rounds)
+    report = replace(report, search=replace(report.search, rounds=rounds))
+    line = next(csv.DictReader(io.StringIO(render(report, "rounds").decode())))
+    assert [line[name] for name in ("energy_ratio_low", "energy_j", "size_bytes", "rewind")] == ["0.4", "0.5", "1234", "finetune"]
+    assert line["recovery"] == words_of
+    for form in ("html", "table", "markdown"):
+        assert f"Recovery after each cut: rewind finetune, {words_of}." in " ".join(render(report, form).decode().split())
+
+
 def test_id_of_another_record_is_refused() -> None:
     store, deploy_id = shelf()
     deploy = store.get(deploy_id)

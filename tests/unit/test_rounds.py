@@ -5,8 +5,9 @@ import sys
 import pytest
 import torch
 
-from edgec.pipeline.compress.rounds import RoundFolder, digest_of_tensors
+from edgec.pipeline.compress.rounds import RoundFolder, digest_of_tensors, usable
 from edgec.pipeline.core.errors import StoreError
+from edgec.pipeline.core.records import Estimate
 
 TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.steps": torch.tensor(3)}
 
@@ -41,6 +42,20 @@ def test_damaged_round_is_told(tmp_path, damage):
     with pytest.raises(StoreError, match="damaged") as caught:
         folder.load("k")
     assert str(tmp_path / "k") in caught.value.hint
+
+
+@pytest.mark.parametrize("damage", ["k.json", "k.safetensors", "shape"])
+def test_step_that_cannot_be_used_is_forgotten(tmp_path, damage):
+    folder = RoundFolder(tmp_path)
+    folder.save("k", TENSORS, {"value": 0.5})
+    tensors, estimate = usable(folder, "k", Estimate)
+    assert (digest_of_tensors(tensors), estimate) == (digest_of_tensors(TENSORS), Estimate(value=0.5))
+    if damage == "shape":
+        folder.save("k", TENSORS, {"drop": 0.25})
+    else:
+        (tmp_path / damage).write_bytes(b"{")
+    assert usable(folder, "k", Estimate) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tensors_without_their_record_are_not_taken_for_a_round(tmp_path):

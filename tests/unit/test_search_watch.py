@@ -1,5 +1,6 @@
 """What a search says while it runs, on a real tiny search, and again when it is found finished."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,8 @@ def search(folder: Path, bound: float) -> tuple[Watch, list[str]]:
     )
     assert result.met
     progress = [f"progress {each.name}" for each in events.events if each.kind == "progress"]
-    return watch, [each.text for each in events.events if each.kind == "note"] + progress
+    warnings = [f"{each.name} {each.text}" for each in events.events if each.kind == "warning"]
+    return watch, [each.text for each in events.events if each.kind == "note"] + progress + warnings
 
 
 def test_a_search_tells_each_round_and_where_it_stands(tmp_path: Path) -> None:
@@ -59,6 +61,20 @@ def test_a_finished_search_is_told_as_found(tmp_path: Path) -> None:
     assert len(rounds) == watch.reused == len([line for line in first if line.startswith("round ")])
     assert all(line.endswith("found from an earlier run") for line in rounds)
     assert not any(line.startswith("training ") for line in again)
+
+
+def test_a_round_that_is_damaged_or_of_another_shape_is_done_again_and_told(tmp_path: Path) -> None:
+    _, first = search(tmp_path, 0.4)
+    for file in tmp_path.glob("*.json"):
+        whole = json.loads(file.read_text())
+        file.write_text(json.dumps(whole | {"data": {}}) if "share" in whole["data"] else "{")
+    watch, again = search(tmp_path, 0.4)
+    assert watch.reused == 0
+    assert sum(line.startswith("W303 a step that an earlier run kept cannot be used") for line in again) == len(
+        list(tmp_path.glob("*.json"))
+    )
+    rounds = [[line.rsplit(",", 1)[0] for line in said if line.startswith("round ")] for said in (first, again)]  # without the time
+    assert rounds[0] == rounds[1]
 
 
 @pytest.mark.parametrize(

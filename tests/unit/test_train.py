@@ -24,6 +24,7 @@ from edgec.pipeline.compress.train import Optimizer, Plan, Samples, fit, optimiz
 from edgec.pipeline.core.errors import CompressionError
 from edgec.pipeline.core.records import Preprocess, Split
 from edgec.pipeline.core.settings import DataSettings, TrainSettings
+from edgec.pipeline.events import Recorder
 
 GREY = Preprocess(mean=(0.5,), std=(0.5,), pad=0)
 SETTINGS = TrainSettings(batch=16, threads=1, device="cpu")
@@ -173,11 +174,16 @@ def test_number_of_threads_does_not_make_another_run(tmp_path: Path) -> None:
     assert fit(small_net(), small_samples(), loss=label_loss, plan=PLAN, settings=two, events=Progress(), work=tmp_path).resumed
 
 
-def test_damaged_checkpoint_is_named(tmp_path: Path) -> None:
-    (tmp_path / "small.ckpt").write_bytes(b"PK\3\4 half a file")
-    with pytest.raises(CompressionError, match=r"small\.ckpt is not a training checkpoint") as caught:
-        fit(small_net(), small_samples(), loss=label_loss, plan=PLAN, settings=SETTINGS, events=Progress(), work=tmp_path)
-    assert "remove it" in caught.value.hint
+@pytest.mark.parametrize("content", [b"PK\3\4 half a file", b""])
+def test_damaged_checkpoint_is_named_and_training_starts_anew(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "small.ckpt").write_bytes(content)
+    events, whole, again = Recorder(), small_net(), small_net()
+    fit(whole, small_samples(), loss=label_loss, plan=PLAN, settings=SETTINGS, events=Progress())
+    result = fit(again, small_samples(), loss=label_loss, plan=PLAN, settings=SETTINGS, events=events, work=tmp_path)
+    (warning,) = [each for each in events.events if each.kind == "warning"]
+    assert "small.ckpt is not a training checkpoint, and training starts anew" in warning.text
+    assert not result.resumed
+    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values(), strict=True))
 
 
 def test_loss_that_is_not_finite_names_the_step() -> None:
