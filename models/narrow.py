@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
@@ -11,12 +12,16 @@ from edgec.pipeline.core.errors import ModelError
 SHOWN = 4
 """Faults that an error lists of each kind."""
 
+Placed = dict[int, list[tuple[Tensor, nn.Parameter]]]
+"""Identity of a parameter to the tensors that took its place, and as what."""
+
 
 def narrow(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Put the tensors into the module in place, and set what its layers say of their widths (out_channels, groups, num_features, …).
 
     Layers of other kinds get their tensors and nothing else. BatchNorm's step counter (num_batches_tracked) may be missing: networks in
-    evaluation mode do not read it. Whether the widths fit each other shows in a forward pass, not here.
+    evaluation mode do not read it. Parameters that layers share stay shared (`put`). Whether the widths fit each other shows in a forward
+    pass, not here.
 
     Raises:
         ModelError: names are missing or unexpected, or a tensor is not a narrower form of the module's.
@@ -27,13 +32,14 @@ def narrow(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     unfit = [name for name in own if name in tensors and not is_narrower(tensors[name], own[name])]
     if missing or unexpected or unfit:
         raise mismatch(own, tensors, missing, unexpected, unfit)
+    placed: Placed = {}
     for prefix, layer in module.named_modules():
         mine = {leaf: f"{prefix}.{leaf}" if prefix else leaf for leaf in own_tensors(layer)}
         changed = False
         for leaf, name in mine.items():
             if name in tensors:
                 changed = changed or tensors[name].shape != own[name].shape
-                put(layer, leaf, tensors[name])
+                put(layer, leaf, tensors[name], placed)
         if changed:
             follow(layer)
 
@@ -51,11 +57,25 @@ def own_tensors(layer: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in layer.state_dict().items() if not name.startswith(children)}
 
 
-def put(layer: nn.Module, leaf: str, tensor: Tensor) -> None:
-    """Replace one parameter or buffer by a copy of the tensor in the old one's number format."""
+def put(layer: nn.Module, leaf: str, tensor: Tensor, placed: Placed) -> None:
+    """Replace one parameter or buffer by a copy of the tensor in the old one's number format.
+
+    A parameter that several layers share stays shared by those that get equal tensors. Where the tensors differ they were not shared in
+    the network that they come from (BatchNorm folded into one of two layers), and each layer gets its own.
+    """
     old = getattr(layer, leaf)
+    same = placed.setdefault(id(old), [])
+    found = next((new for source, new in same if torch.equal(source, tensor)), None)
+    if found is not None:
+        setattr(layer, leaf, found)
+        return
     fresh = tensor.detach().to(device=old.device, dtype=old.dtype, copy=True).contiguous()
-    setattr(layer, leaf, nn.Parameter(fresh, requires_grad=old.requires_grad) if isinstance(old, nn.Parameter) else fresh)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(fresh, requires_grad=old.requires_grad)
+        same.append((tensor, new))
+        setattr(layer, leaf, new)
+    else:
+        setattr(layer, leaf, fresh)
 
 
 def follow(layer: nn.Module) -> None:

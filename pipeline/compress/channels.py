@@ -5,11 +5,13 @@ dimensions that must shrink together (DepGraph, arXiv 2301.12900).
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from edgec.pipeline.core.codec import digest_of_json
 from edgec.pipeline.core.records import Digest
+
+NEW = "it is no group of the dense network"
 
 
 class Side(StrEnum):
@@ -68,6 +70,16 @@ class Groups:
     def prunable(self) -> tuple[Group, ...]:
         """Those that may be cut."""
         return tuple(g for g in self.items if g.prunable)
+
+    def within(self, dense: "Groups") -> "Groups":
+        """The same, of which only those may be cut that may in the dense network; the others keep its reason."""
+        free = {g.name for g in dense.prunable}
+        return Groups(
+            tuple(
+                replace(g, prunable=False, reason=dense.protected.get(g.name, NEW)) if g.prunable and g.name not in free else g
+                for g in self.items
+            )
+        )
 
     @property
     def protected(self) -> dict[str, str]:

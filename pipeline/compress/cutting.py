@@ -97,9 +97,15 @@ class Cutter:
         if table is not None:
             require_of(table, self.dense.groups)
 
-    def network(self, module: nn.Module, *, since: float | ChannelCost = 1.0) -> Network:
-        """Trace a network for its groups and their price; `since` as in `StepCost`."""
+    def network(self, module: nn.Module, *, since: float | ChannelCost = 1.0, within: Groups | None = None) -> Network:
+        """Trace a network for its groups and their price.
+
+        Args:
+            since: as in `StepCost`.
+            within: of the dense network: what is protected there stays protected.
+        """
         groups = find_groups(module, self._example, protect=self.settings.protect, stream=self.settings.stream)
+        groups = groups if within is None else groups.within(within)
         counted = CountedCost(layers(module, self._shape), groups, self.unit, total=self._in_unit(self.cost(module)))
         price: ChannelCost = counted
         if self.table is not None:
@@ -134,7 +140,7 @@ class Cutter:
 
     def accept(self, network: Network, selection: Selection, module: nn.Module) -> Network:
         """What training made of a cut of `network`, as one that may be cut in turn."""
-        result = self.network(module, since=network.price.total(_left(network, selection)))
+        result = self.network(module, since=network.price.total(_left(network, selection)), within=self.dense.groups)
         result.early = None if network.early is None else cut(network.early, selection)
         return result
 
@@ -159,8 +165,8 @@ class Cutter:
         selection = self._select(part, PART * part.cost)
         if not selection:
             return part
-        following = self.network(self._refitted(part, selection), since=part.price)
-        following.stays = {g.name: self._stays(part, g, selection) for g in part.groups.prunable}
+        following = self.network(self._refitted(part, selection), since=part.price, within=self.dense.groups)
+        following.stays = {**part.stays, **{g.name: self._stays(part, g, selection) for g in part.groups.prunable}}
         return following
 
     def _stays(self, part: Network, group: Group, selection: Selection) -> list[int]:
@@ -169,8 +175,8 @@ class Cutter:
 
     def _whole(self, network: Network, part: Network, last: Selection) -> Selection:
         """All parts of a cut as one selection from the network that it began with."""
-        stays = {g.name: self._stays(part, g, last) for g in part.groups.prunable}
-        gone = {g.name: tuple(kept(g.channels, stays[g.name])) for g in network.groups.prunable}
+        stays = {**part.stays, **{g.name: self._stays(part, g, last) for g in part.groups.prunable}}
+        gone = {g.name: tuple(kept(g.channels, stays.get(g.name, range(g.channels)))) for g in network.groups.prunable}
         return replace(last, groups=network.groups, removed={name: channels for name, channels in gone.items() if channels})
 
     def _refitted(self, network: Network, selection: Selection) -> nn.Module:

@@ -6,7 +6,7 @@ group that fails is protected, never cut wrongly.
 """
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -17,7 +17,7 @@ from edgec.pipeline.compress.channels import Group, Groups, Side
 from edgec.pipeline.compress.count import Example, evaluating, run, widths
 from edgec.pipeline.compress.heads import with_heads
 from edgec.pipeline.compress.proof import proved
-from edgec.pipeline.compress.surgery import copy_of, reason_uncuttable
+from edgec.pipeline.compress.surgery import copy_of, reason_uncuttable, shared_with
 from edgec.pipeline.compress.tracing import Found, trace
 from edgec.pipeline.core.errors import CompressionError, ModelError
 
@@ -43,7 +43,9 @@ def find_groups(module: nn.Module, example: Example, *, protect: Sequence[str] =
         order = _order(subject, example)
         found = with_heads(trace(subject, example, order), subject, example)
         last = {w for each in found if each.output for w in each.group.writers}
-        groups = [_judged(each, protect=protect, stream=stream, last=last) for each in found] + _untraced(subject, order, found)
+        shared = shared_with(subject)
+        groups = [_judged(each, protect=protect, stream=stream, last=last, shared=shared) for each in found]
+        groups += _untraced(subject, order, found)
         groups.sort(key=lambda g: order.get(g.name, len(order)))
         mixed = {each.group.name for each in found if each.mixed}
         return proved(subject, example, Groups(tuple(groups)), mixed)
@@ -91,15 +93,18 @@ def _untraced(module: nn.Module, order: dict[str, int], found: Sequence[Found]) 
     return listed
 
 
-def _judged(found: Found, *, protect: Sequence[str], stream: bool, last: set[str]) -> Group:
+def _judged(found: Found, *, protect: Sequence[str], stream: bool, last: set[str], shared: Mapping[str, str]) -> Group:
     """The group with the first reason against cutting it."""
     group = found.group
     named = [m.layer for m in group.members if m.layer in protect and m.side is not Side.IN]
+    tied = next((m.layer for m in group.members if m.layer in shared), "")
     reason = OUTPUT if found.output else ""
     if not reason and named:
         reason = f"protected by name: {named[0]}"
     elif not reason and found.uncuttable:
         reason = found.uncuttable
+    elif not reason and tied:
+        reason = f"{tied}: it shares its weight with {shared[tied]}"
     elif not reason and found.adds and not stream:
         reason = STREAM
     feeds_output = any(m.side is Side.IN and m.layer in last for m in group.members)

@@ -63,6 +63,15 @@ def reason_uncuttable(layer: nn.Module) -> str:
     return ""
 
 
+def shared_with(module: nn.Module) -> dict[str, str]:
+    """Layers that hold a parameter that another layer holds too: name to the other's name."""
+    owners: dict[int, list[str]] = {}
+    for name, layer in module.named_modules():
+        for parameter in layer.parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(name)
+    return {name: next(o for o in names if o != name) for names in owners.values() if len(set(names)) > 1 for name in names}
+
+
 def copy_of(module: nn.Module) -> nn.Module:
     """A deep copy.
 

@@ -413,6 +413,19 @@ class Shared(nn.Module):
         return self.fc(F.relu(self.head(x)).mean(dim=(2, 3)))
 
 
+class Tied(nn.Module):
+    """Two convolutions that share one weight, each with a bias of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.one, self.other, self.last = conv_bn(1, 8), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 10, 1)
+        self.other.weight, self.fc = self.one.weight, nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.other(F.relu(self.one(F.relu(self.stem(x))))))
+        return self.fc(F.relu(self.last(x)).mean(dim=(2, 3)))
+
+
 class Attention(nn.Module):
     """PyTorch's own encoder layer on a class token and patches."""
 
@@ -501,6 +514,7 @@ ZOO = {
     "spatial_gate": SpatialGate,
     "squeeze": SqueezeExcite,
     "subpixel": SubPixel,
+    "tied": Tied,
     "transposed": Transposed,
     "unet": UNet,
     "vit": ViT,

@@ -100,6 +100,18 @@ def test_grouped_convolution_keeps_its_number_of_groups() -> None:
     assert net(torch.zeros(1, 4, 5, 5)).shape == (1, 8, 3, 3)
 
 
+@pytest.mark.parametrize("equal", [True, False])
+def test_shared_parameter_stays_shared_where_its_tensors_are_equal(equal: bool) -> None:
+    net = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    net[1].weight = net[0].weight
+    state = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    state["1.weight"] += not equal
+    narrow(net, state)
+    assert (net[0].weight is net[1].weight) == equal
+    assert sum(p.numel() for p in net.parameters()) == (15 if equal else 24)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in net.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("layer", "keep", "x"),
     [

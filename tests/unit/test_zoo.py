@@ -55,6 +55,7 @@ FREE = {
     "spatial_gate": "stem.0.0 project.0",
     "squeeze": "stem.0.0 squeeze project.0",
     "subpixel": "first last",
+    "tied": "last",
     "transposed": "down middle up last",
     "unet": "fine.0.0 coarse.0.0 bottom.0.0 up.0.0",
     "vit": "expand",
@@ -73,6 +74,7 @@ PROTECTED = {
     "shuffle": {"down_left.1.0": MOVES, "unit.3.0": MOVES},
     "spatial_gate": {"gate": SINGLE},
     "subpixel": {"second": "last: the number of channels changes"},
+    "tied": dict.fromkeys(("stem.0", "one", "other"), "it shares its weight with"),
     "vit": {"patch": NORMALISES, "qkv": MOVES},
 }
 """Beside the output; a part of each reason."""
@@ -189,6 +191,22 @@ def test_search_scores_cuts_and_refits_every_topology(name):
     assert result.chosen == 1
     assert only.cost == cost(result.module, shape)
     assert only.cost.parameters < cost(dense, shape).parameters
+
+
+def test_what_is_protected_in_the_dense_network_stays_protected():
+    def untie(network: nn.Module, _cut: float) -> nn.Module:
+        network.other.weight = nn.Parameter(network.one.weight.detach().clone())
+        return network
+
+    images, labels = torch.randn(16, *IMAGE, generator=torch.Generator().manual_seed(3)), torch.arange(16) % 3
+    settings = PruneSettings(round_to=1, max_rounds=3, criterion="l2", step=0.98)
+    aap = AAP(
+        settled(ZOO["tied"]()), images[:1], calibration=(images, labels), constraints=Constraints(accuracy_drop=1.0), settings=settings
+    )
+    result = aap.run(recover=untie, evaluate=lambda network: network(images).argmax(1) == labels)
+    assert "one" not in find_groups(result.module, X).protected, "without the tie it could be cut"
+    assert {(r.widths["stem.0"], r.widths["one"], r.widths["other"]) for r in result.rounds} == {(8, 8, 8)}
+    assert len(result.rounds) > 1
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
