@@ -46,7 +46,8 @@ def test_the_blocks_of_the_page_on_aap_run(root: Path, tmp_path: Path) -> None:
     (tmp_path / "deploy.toml").write_text(f'schema = 1\n[model]\nbuilder = "a:b"\nweights = "w.pt"\n[data]\nname = "a:c"\n{blocks[-1][1]}')
     prune = load(tmp_path / "deploy.toml", environment={}, overrides={}).prune
     changed = {each.name for each in fields(prune) if getattr(prune, each.name) != getattr(PruneSettings(), each.name)}
-    assert changed <= {"protect", "round_to"}, "the block shows the defaults"
+    assert changed <= {"protect", "floors", "round_to"}, "the block shows the defaults"
+    assert {each.name for each in fields(prune)} <= set(re.findall(r"^(?:# )?(\w+) = ", blocks[-1][1], re.MULTILINE)), "and every setting"
 
 
 def test_every_command_that_the_readme_names_exists_and_takes_its_options(root: Path) -> None:
