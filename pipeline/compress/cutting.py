@@ -100,8 +100,7 @@ class Cutter:
         Args:
             within: of the dense network: what is protected there stays protected.
         """
-        groups = find_groups(module, self._example, protect=self.settings.protect, stream=self.settings.stream)
-        groups = groups if within is None else groups.within(within)
+        groups = find_groups(module, self._example, protect=self.settings.protect, stream=self.settings.stream, within=within)
         return Network(module=module, digest=digest_of_tensors(module.state_dict()), groups=groups, price=self._price(module, groups))
 
     def _price(self, module: nn.Module, groups: Groups) -> ChannelCost:
