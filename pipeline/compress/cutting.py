@@ -104,8 +104,7 @@ class Cutter:
             since: as in `StepCost`.
             within: of the dense network: what is protected there stays protected.
         """
-        groups = find_groups(module, self._example, protect=self.settings.protect, stream=self.settings.stream)
-        groups = groups if within is None else groups.within(within)
+        groups = find_groups(module, self._example, protect=self.settings.protect, stream=self.settings.stream, within=within)
         counted = CountedCost(layers(module, self._shape), groups, self.unit, total=self._in_unit(self.cost(module)))
         price: ChannelCost = counted
         if self.table is not None:

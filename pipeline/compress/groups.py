@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from edgec.pipeline.compress.channels import Group, Groups, Side
 from edgec.pipeline.compress.count import Example, evaluating, run, widths
 from edgec.pipeline.compress.heads import with_heads
+from edgec.pipeline.compress.idle import idle_layers
 from edgec.pipeline.compress.proof import proved
 from edgec.pipeline.compress.surgery import copy_of, reason_uncuttable, shared_with
 from edgec.pipeline.compress.tracing import Found, trace
@@ -25,13 +26,16 @@ OUTPUT = "its channels are the network's output"
 STREAM = "residual stream: several layers add to these channels"
 
 
-def find_groups(module: nn.Module, example: Example, *, protect: Sequence[str] = (), stream: bool = False) -> Groups:
+def find_groups(
+    module: nn.Module, example: Example, *, protect: Sequence[str] = (), stream: bool = False, within: Groups | None = None
+) -> Groups:
     """Every channel group of the network, in order of execution. The network itself is not touched.
 
     Args:
         example: an input with its batch dimension, several as a tuple; the values do not matter.
         protect: names of layers whose widths stay.
         stream: whether residual streams, which several layers add to, may be cut.
+        within: groups of the network that this one was cut from: what is protected there stays protected.
 
     Raises:
         ModelError: the network cannot run on the example, or cannot be traced.
@@ -45,10 +49,14 @@ def find_groups(module: nn.Module, example: Example, *, protect: Sequence[str] =
         last = {w for each in found if each.output for w in each.group.writers}
         shared = shared_with(subject)
         groups = [_judged(each, protect=protect, stream=stream, last=last, shared=shared) for each in found]
-        groups += _untraced(subject, order, found)
+        idle = idle_layers(subject, example, order)
+        if within is None:  # of a network that was cut, widths say no longer what an idle layer may read
+            groups = [idle.kept_from(each, subject) for each in groups]
+        groups += _untraced(subject, order, found) + idle.listed(subject)
         groups.sort(key=lambda g: order.get(g.name, len(order)))
         mixed = {each.group.name for each in found if each.mixed}
-        return proved(subject, example, Groups(tuple(groups)), mixed)
+        offered = Groups(tuple(groups))
+        return proved(subject, example, offered if within is None else offered.within(within), mixed, idle.training)
 
 
 def _check_names(module: nn.Module, protect: Sequence[str]) -> None:

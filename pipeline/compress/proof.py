@@ -7,12 +7,13 @@ therefore random and of order one, and a group that the outputs hardly feel is n
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from edgec.pipeline.compress.channels import Group, Groups, Selection, Side
-from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, TRANSPOSED, Example, run
+from edgec.pipeline.compress.count import CONVOLUTIONS, NORMS, TRANSPOSED, Example, device_of, run
 from edgec.pipeline.compress.surgery import cut, mask
 from edgec.pipeline.compress.tracing import MIXED
 from edgec.pipeline.core.errors import ModelError
@@ -25,30 +26,32 @@ SILENT_BUFFER = 0.1
 """A buffer with no value above this may be a scale that hides a branch: it is filled like a parameter."""
 
 
-def proved(module: nn.Module, example: Example, groups: Groups, mixed: set[str]) -> Groups:
+def proved(module: nn.Module, example: Example, groups: Groups, mixed: set[str], training: Example | None = None) -> Groups:
     """The groups, with those protected for which removing channels is not the same as silencing them.
 
     Args:
         module: in eval mode, with gradients; its weights are overwritten.
         mixed: names of groups that a reshape moves: it is told as the cause where they fail.
+        training: inputs on which what is cut must also run in training mode.
 
     Raises:
         ModelError: the network's output is random, cannot be differentiated, or groups fail together that do not fail alone.
     """
     randomise(module)
+    difference = partial(_difference, module, example, training)
     heard = _protected(groups, _unheard(module, example, groups.prunable))
-    if not _difference(module, example, heard, heard.prunable):
+    if not difference(heard, heard.prunable):
         return heard
     _require_repeatable(module, example)
     sound = tuple(group for group in heard.prunable if group.name not in mixed)
-    doubtful = mixed if not _difference(module, example, heard, sound) else {group.name for group in heard}
+    doubtful = mixed if not difference(heard, sound) else {group.name for group in heard}
     reasons = {}
     for group in heard.prunable:
-        why = _difference(module, example, heard, (group,)) if group.name in doubtful else ""
+        why = difference(heard, (group,)) if group.name in doubtful else ""
         if why:
             reasons[group.name] = f"{MIXED}: {why}" if group.name in mixed else _spoken(module, example, heard, group) or why
     found = _protected(heard, reasons)
-    together = _difference(module, example, found, found.prunable)
+    together = difference(found, found.prunable)
     if together:
         raise ModelError(
             f"the network's channel groups do not add up: {together}", hint="leave this network unpruned: [prune] enabled = false"
@@ -61,7 +64,7 @@ def _protected(groups: Groups, reasons: dict[str, str]) -> Groups:
 
 
 @torch.no_grad()
-def _difference(module: nn.Module, example: Example, groups: Groups, tried: Sequence[Group]) -> str:
+def _difference(module: nn.Module, example: Example, training: Example | None, groups: Groups, tried: Sequence[Group]) -> str:
     """Empty when half of the channels of these groups can be removed without changing the function, else what happened."""
     selection = _half(groups, tried)
     noise = _noise(example)
@@ -72,9 +75,25 @@ def _difference(module: nn.Module, example: Example, groups: Groups, tried: Sequ
     silent = run(mask(module, selection), noise)
     scale = float(silent.abs().max())
     difference = float((narrow - silent).abs().max()) if narrow.shape == silent.shape else float("inf")
-    if difference <= TOLERANCE * scale:
-        return ""
-    return f"removing channels is not the same as silencing them: outputs of size {scale:.3g} change by {difference:.3g}"
+    if not difference <= TOLERANCE * scale:
+        return f"removing channels is not the same as silencing them: outputs of size {scale:.3g} change by {difference:.3g}"
+    if training is not None:
+        try:
+            run_in_training(cut(module, selection), training)
+        except ModelError as error:
+            return f"without half of its channels, in training mode, {error}"
+    return ""
+
+
+def run_in_training(module: nn.Module, example: Example) -> None:
+    """One forward pass in training mode, in which the module stays; the caller's random state is as before.
+
+    Raises:
+        ModelError: the network cannot run so.
+    """
+    device = device_of(module)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        run(module.train(), example)
 
 
 def _half(groups: Groups, tried: Sequence[Group]) -> Selection:

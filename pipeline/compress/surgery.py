@@ -34,12 +34,13 @@ def is_matrix(layer: nn.Module) -> bool:
 
 def dimension(layer: nn.Module, side: Side) -> int:
     """Places that this side of the layer has; 0 for a kind that cannot be cut."""
+    reads = side in (Side.IN, Side.FED)
     if isinstance(layer, nn.RNNBase):
-        return layer.input_size if side is Side.FED else (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
+        return layer.input_size if reads else (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
     if isinstance(layer, (*CONVOLUTIONS, *TRANSPOSED)):
-        return layer.in_channels if side in (Side.IN, Side.FED) else layer.out_channels
+        return layer.in_channels if reads else layer.out_channels
     if isinstance(layer, nn.Linear):
-        return layer.in_features if side is Side.IN else layer.out_features
+        return layer.in_features if reads else layer.out_features
     if isinstance(layer, NORMS):
         return layer.num_features
     return layer.num_parameters if isinstance(layer, nn.PReLU) else 0

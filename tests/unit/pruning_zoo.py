@@ -426,6 +426,35 @@ class Tied(nn.Module):
         return self.fc(F.relu(self.last(x)).mean(dim=(2, 3)))
 
 
+class Auxiliary(nn.Module):
+    """GoogLeNet: a second head that runs only in training, on the flattened channels of two branches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Sequential(conv_bn(1, 8, 3, 2), nn.ReLU()), nn.Sequential(conv_bn(1, 6, 3, 2), nn.ReLU())
+        self.aux, self.last, self.fc = nn.Linear(14 * 16, 3), nn.Sequential(conv_bn(14, 12), nn.ReLU()), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.cat((self.left(x), self.right(x)), dim=1)
+        logits = self.fc(self.last(x).mean(dim=(2, 3)))
+        return logits + 0.3 * self.aux(F.dropout(x.flatten(1))) if self.training else logits
+
+
+class Condition(nn.Module):
+    """A branch that images without very dark pixels skip; such a network cannot be exported, so it is not in the zoo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.dark, self.last = nn.Sequential(conv_bn(1, 8), nn.ReLU()), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 10, 3)
+        self.fc = nn.Linear(10, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.stem(x)
+        if bool((x < -100).any()):
+            features = F.relu(self.dark(features))
+        return self.fc(F.relu(self.last(features)).mean(dim=(2, 3)))
+
+
 class Attention(nn.Module):
     """PyTorch's own encoder layer on a class token and patches."""
 
@@ -494,6 +523,7 @@ def settled(module: nn.Module, seed: int = 0) -> nn.Module:
 ZOO = {
     "activations": Activations,
     "attention": Attention,
+    "auxiliary": Auxiliary,
     "bottleneck": Bottleneck,
     "chain": Chain,
     "concat": Concat,

@@ -1,11 +1,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from pruning_zoo import Bottleneck, Chain, Concat, FusedHeads, Inverted, Recurrent, ResNet
+from pruning_zoo import Auxiliary, Bottleneck, Chain, Concat, Condition, FusedHeads, Inverted, Recurrent, ResNet
 from torch import Tensor, nn
 
-from edgec.pipeline.compress.channels import Side
+from edgec.pipeline.compress.channels import Selection, Side
 from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
+from edgec.pipeline.compress.idle import SKIPPED
+from edgec.pipeline.compress.surgery import cut
 from edgec.pipeline.core.errors import CompressionError, ModelError
 
 X = torch.zeros(1, 1, 8, 8)
@@ -239,6 +241,26 @@ def test_random_output_in_eval_mode_is_named_with_its_place():
     with pytest.raises(ModelError, match="another output each time") as caught:
         find_groups(Gated(lambda x: F.dropout(x, 0.5)), X)
     assert caught.value.context == {"layer": "b"}
+
+
+def test_layer_that_did_not_run_protects_the_widths_that_it_may_touch():
+    groups = find_groups(Condition(), X)
+    assert [g.name for g in groups.prunable] == ["last"]
+    assert groups.protected["stem.0.0"].startswith("dark did not run on the example")
+    assert groups.protected["dark"] == SKIPPED
+
+
+def test_layer_that_did_not_run_protects_no_width_that_a_cut_comes_to():
+    """It reads 8 channels; `last` has 10, and 8 after the cut."""
+    dense = find_groups(Condition(), X)
+    narrow = cut(Condition(), Selection(groups=dense, removed={"last": (0, 1)}))
+    assert [g.name for g in find_groups(narrow, X, within=dense).prunable] == ["last"]
+
+
+def test_random_state_is_the_callers():
+    network, before = Auxiliary(), torch.get_rng_state()
+    find_groups(network, X)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_network_is_not_touched_and_may_be_frozen():

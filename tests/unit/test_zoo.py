@@ -8,7 +8,7 @@ import warnings
 import onnxruntime
 import pytest
 import torch
-from pruning_zoo import IMAGE, MODELS, ZOO, inputs_of, settled
+from pruning_zoo import IMAGE, MODELS, ZOO, Condition, inputs_of, settled
 from torch import Tensor, nn
 
 from edgec.models.mobilenet import mobilenet_v2
@@ -20,6 +20,7 @@ from edgec.pipeline.compress.channel_cost import CostUnit, CountedCost
 from edgec.pipeline.compress.channels import Selection
 from edgec.pipeline.compress.count import cost, layers
 from edgec.pipeline.compress.groups import OUTPUT, STREAM, find_groups
+from edgec.pipeline.compress.idle import TRAINING
 from edgec.pipeline.compress.surgery import cut, mask
 from edgec.pipeline.compress.tracing import SINGLE
 from edgec.pipeline.core.errors import ModelError
@@ -35,6 +36,7 @@ NORMALISES = "normalises over channels"
 FREE = {
     "activations": "layers.0.0 layers.3.0 layers.6.0 layers.8.0",
     "attention": "encoder.linear1 hidden",
+    "auxiliary": "last.0.0",
     "bottleneck": "reduce.0 middle.0",
     "chain": "features.0 features.4 hidden",
     "concat": "left right both",
@@ -61,8 +63,10 @@ FREE = {
     "vit": "expand",
 }
 
+OUT_PROJ = "encoder.self_attn.out_proj"
 PROTECTED = {
-    "attention": {"patch": NORMALISES, "encoder.self_attn": "MultiheadAttention cannot be cut"},
+    "attention": {"patch": NORMALISES, "encoder.self_attn": "MultiheadAttention cannot be cut", OUT_PROJ: "uses its weight"},
+    "auxiliary": {**dict.fromkeys(("left.0.0", "right.0.0"), "in training mode, the network cannot run"), "aux": TRAINING},
     "bottleneck": {"stem.0": STREAM},
     "convnext": {"stem": NORMALISES},
     "grouped": {"stem.0": STREAM},
@@ -90,7 +94,7 @@ def test_every_layer_with_channels_is_free_or_listed_with_its_reason(name):
     assert inner.keys() == expected.keys()
     assert all(expected[each] in why for each, why in inner.items())
     writers = {writer for group in groups for writer in group.writers}
-    assert {n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)} - writers <= {"encoder.self_attn.out_proj"}
+    assert {n for n, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)} <= writers
 
 
 INSIDE = {
@@ -207,6 +211,14 @@ def test_what_is_protected_in_the_dense_network_stays_protected():
     assert "one" not in find_groups(result.module, X).protected, "without the tie it could be cut"
     assert {(r.widths["stem.0"], r.widths["one"], r.widths["other"]) for r in result.rounds} == {(8, 8, 8)}
     assert len(result.rounds) > 1
+
+
+@pytest.mark.parametrize("build", [ZOO["auxiliary"], Condition, ZOO["tied"]])
+def test_what_is_left_can_be_trained(build):
+    module = build()
+    groups = find_groups(module, X)
+    narrow = cut(module, Selection(groups=groups, removed={g.name: (0, 1) for g in groups.prunable})).train()
+    narrow(-200 * torch.ones(2, 1, 8, 8)).sum().backward()
 
 
 @pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
