@@ -59,6 +59,17 @@ def fold(module: nn.Module) -> fx.GraphModule:
     return traced
 
 
+def untied(folded: fx.GraphModule) -> fx.GraphModule:
+    """The same, in place, with copies where layers share a parameter: quantised, each layer's weight has scales of its own."""
+    seen: set[int] = set()
+    for layer in folded.modules():
+        for name, parameter in list(layer.named_parameters(recurse=False)):
+            if id(parameter) in seen:
+                setattr(layer, name, nn.Parameter(parameter.detach().clone(), requires_grad=parameter.requires_grad))
+            seen.add(id(parameter))
+    return folded
+
+
 def trace(module: nn.Module) -> fx.GraphModule:
     """The network's graph.
 

@@ -15,7 +15,7 @@ from torch.func import functional_call
 
 from edgec.models.narrow import narrow
 from edgec.pipeline.compress.fake_quant import SMALLEST_SCALE, centred, channelwise, fake_quantise, limits, weight_scales
-from edgec.pipeline.compress.folding import fold
+from edgec.pipeline.compress.folding import fold, untied
 from edgec.pipeline.compress.ranges import Batch, activation_grids, inputs_from
 from edgec.pipeline.compress.scale_table import ScaleTable, SiteScale, WeightScale
 from edgec.pipeline.compress.sites import ceiling, quantised_layers, sites
@@ -50,7 +50,7 @@ def quantise(
     """
     if settings.precision is not Precision.INT8:
         raise CompressionError(f"quantise makes int8 networks, not {settings.precision}", hint='set precision = "int8" in [quantise]')
-    folded = fold(module)
+    folded = untied(fold(module))
     example = tuple(x.cpu() for x in inputs_from(example_input))
     places = sites(folded, example)
     grids = activation_grids(folded, tuple(places), _first_images(calibration_batches, settings.samples), bits)
@@ -73,7 +73,7 @@ def load_quantised(dense_module: nn.Module, tensors: Mapping[str, Tensor], table
     Raises:
         ModelError: tensors or table do not belong to this network.
     """
-    folded = fold(dense_module)
+    folded = untied(fold(dense_module))
     narrow(folded, tensors)
     return QuantNet(folded, table).eval()
 

@@ -10,7 +10,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from edgec.pipeline.backends.onnxruntime import BACKEND, islands
-from edgec.pipeline.compress.quantise import quantise
+from edgec.pipeline.compress.quantise import load_quantised, quantise
 from edgec.pipeline.core.errors import ConfigError, LoweringError, ModelError
 from edgec.pipeline.core.records import Precision, TensorSpec
 from edgec.pipeline.core.settings import QuantiseSettings
@@ -164,6 +164,18 @@ def test_islands_are_named(tmp_path: Path) -> None:
     net = quantise(Swish().eval(), CALIBRATION[0][:1], CALIBRATION, settings=QuantiseSettings())
     written = export_quantised(net, INPUTS, tmp_path / "q.onnx")
     assert [name for name in islands(written.path) if not name.startswith("_inlfunc_HardSwish")] == ["act"]
+
+
+def test_layers_that_share_a_weight_are_quantised_each_with_its_own(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.Conv2d(1, 1, 3)).eval()
+    net[2].weight = net[0].weight
+    int8 = quantise(net, CALIBRATION[0][:1], CALIBRATION, settings=QuantiseSettings())
+    again = load_quantised(net, int8.tensors(), int8.table())
+    written = export_quantised(again, INPUTS, tmp_path / "q.onnx", dynamic_batch=True)
+    x = gratings(20, seed=2)[0]
+    np.testing.assert_allclose(run(written.path, x), outputs(int8, x), rtol=0, atol=0.05)
+    assert net[2].weight is net[0].weight
 
 
 class Sides(nn.Module):
