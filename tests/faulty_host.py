@@ -90,6 +90,7 @@ class FaultyHost:
         self.server = SshServer(folder / "host")
         self.disk = folder / "disk"
         self.disk.mkdir()
+        self._broken_disk = False  # statvfs does not say so
         self._image = folder / "disk.img"
         with self._image.open("wb") as image:
             image.truncate(size_mb * 1_000_000)
@@ -149,8 +150,9 @@ class FaultyHost:
         self.offset.write_text("0")
         self.tap._flip = False
         (self.disk / "hog").unlink(missing_ok=True)
-        if self.mounted and os.statvfs(self.disk).f_flag & os.ST_RDONLY:
+        if self._broken_disk:
             self._check_disk()
+            self._broken_disk = False
         elif not self.mounted:
             for place, _, _ in os.walk(self.disk):
                 Path(place).chmod(0o755)
@@ -198,6 +200,7 @@ class FaultyHost:
             for place, _, _ in os.walk(self.root):
                 Path(place).chmod(0o555)
             return
+        self._broken_disk = True
         device = self.disk.stat().st_dev
         name = Path(f"/sys/dev/block/{os.major(device)}:{os.minor(device)}").resolve().name
         Path("/sys/fs/ext4", name, "trigger_fs_error").write_text("1")  # also while files are open for writing, when a remount is refused
