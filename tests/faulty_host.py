@@ -185,7 +185,7 @@ class FaultyHost:
                 Path(place).chmod(0o555)
             return
         end, libc = time.monotonic() + 3.0, ctypes.CDLL(None)
-        while time.monotonic() < end:  # refused while a file is open for writing
+        while time.monotonic() < end:  # refused while a file is open for writing, as an agent's lock is: it hardly ever strikes
             if libc.mount(b"none", bytes(self.disk), None, MS_RDONLY | MS_REMOUNT, None) == 0:
                 return
             time.sleep(0.0005)
