@@ -27,8 +27,8 @@ class OnnxRuntime:
 
     def channel_multiple(self, machine: str, precision: Precision, /) -> int:
         """On x86 MLAS computes float convolutions in blocks of 8 (AVX2) or 16 (AVX-512) channels, a started block costing what a full one
-        does, and only where the inputs, above one block, are a multiple of 4 (onnxruntime/core/mlas, snchwc.cpp): a VGG-8 cut to 0.7 of its
-        MACs takes 0.73 of the time at multiples of 16, and all of it at multiples of 4. Integer kernels do with 4."""
+        does, and only where the inputs, above one block, are a multiple of 4 (onnxruntime/core/mlas, snchwc.cpp): a VGG-8 at 0.53 of its
+        MACs takes 0.56 of the time at multiples of 16, one of unrounded widths at 0.55 1.2 times (benchmarks/results/aap.json)."""
         return 16 if machine == "x86_64" and precision is Precision.FP32 else 4
 
     def support(self, facts: TargetFacts) -> Support:
